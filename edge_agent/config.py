@@ -1,0 +1,309 @@
+"""Settings: frozen dataclasses, filled by flag > environment > file > default. Knows every key; builds nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from edge_agent.errors import ConfigError
+
+
+def _key(default: Any, comment: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    return field(default=default, metadata={"comment": comment, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    path: str | None = _key(None, "Unix socket; null: edge-agent.sock in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR")
+    group: str | None = _key(None, "group that may connect: the socket gets mode 0660 and this group; null: 0600, owner only")
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    port: int | None = _key(None, "also listen on loopback TCP at this port; null: the Unix socket only", 1, 65535)
+    host: str = _key("127.0.0.1", "a loopback address; anything else is refused")
+    token_env: str = _key("EDGE_AGENT_TOKEN", "environment variable that holds the bearer token TCP clients must send")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    max_body_bytes: int = _key(1_048_576, "largest request body", 1024)
+    max_messages: int = _key(256, "most messages in one request", 1)
+    max_active: int = _key(32, "most exchanges at a time, cloud ones included; one more gets 429", 1)
+    silent_client_s: float = _key(30.0, "close a connection that sends no complete request for this long", 0.1)
+    drain_s: float = _key(30.0, "after SIGTERM, wait this long for running answers", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    model: str = _key("qwen2.5-coder-0.5b", "a name from `edge-agent pull --list`, or the path of a GGUF file")
+    n_ctx: int = _key(4096, "context window in tokens, question and answer together", 256)
+    n_threads: int = _key(0, "threads for generation; 0: one per core, minus one on four cores and more", 0)
+    n_batch: int = _key(256, "prompt tokens evaluated at a time; smaller needs less memory", 8)
+    max_tokens: int = _key(1024, "longest answer when the client names no max_tokens", 1)
+    temperature: float = _key(0.7, "when the client names none", 0, 2)
+    top_p: float = _key(0.8, "when the client names none", 0, 1)
+    top_k: int = _key(20, "sample from this many most likely tokens; 0: all", 0)
+    max_waiting: int = _key(4, "requests that may wait for the local model; one more gets 429 busy", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    enabled: bool = _key(True, "false: nothing is ever sent to the cloud, whatever else is set")
+    base_url: str | None = _key(None, "any OpenAI-compatible endpoint, such as https://api.example.com/v1; null: local only")
+    model: str | None = _key(None, "the model to ask for there; needed with base_url")
+    api_key_env: str | None = _key("EDGE_AGENT_CLOUD_API_KEY", "environment variable that holds the key; null: no key is sent")
+    connect_timeout_s: float = _key(3.0, "wait this long for a connection", 0.01)
+    read_timeout_s: float = _key(60.0, "wait this long for the next bytes", 0.01)
+    total_timeout_s: float = _key(300.0, "wait this long for the whole answer", 0.01)
+    retries: int = _key(2, "further attempts before the first text, with back-off and jitter", 0, 10)
+    breaker_failures: int = _key(3, "failures in a row that open the circuit breaker", 1)
+    breaker_cooldown_s: float = _key(30.0, "the open breaker asks nothing of the cloud for this long", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    path: str | None = _key(None, "router bundle; null: router_models/current of the state directory, the clone or the package")
+    threshold: float | None = _key(None, "escalate when score >= threshold; null: the one on the bundle's card", 0, 1)
+    on_error: str = _key("local", "route when the router cannot score: local or cloud")
+    n_threads: int = _key(1, "threads for the router", 1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    path: str | None = _key(None, "SQLite file; null: edge-agent.db in $STATE_DIRECTORY or the XDG state directory")
+    content: bool = _key(True, "false: rows hold sizes and decisions but no text")
+    max_wait_ms: float = _key(100.0, "an answer waits this long for its row to be on disk, then ends without", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    level: str = _key("info", "debug, info, warning or error; lines go to standard error")
+    format: str = _key("text", "text or json")
+    prompts: bool = _key(False, "true: prompt text may appear in log lines; private prompts never do")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    socket: Socket = field(default_factory=Socket, metadata={"comment": "where clients connect"})
+    tcp: Tcp = field(default_factory=Tcp, metadata={"comment": "loopback TCP, for clients that speak no Unix sockets"})
+    server: Server = field(default_factory=Server, metadata={"comment": "limits of the daemon"})
+    local: Local = field(default_factory=Local, metadata={"comment": "the local model"})
+    cloud: Cloud = field(default_factory=Cloud, metadata={"comment": "the cloud model"})
+    router: Router = field(default_factory=Router, metadata={"comment": "who decides"})
+    log: Log = field(default_factory=Log, metadata={"comment": "the decision log"})
+    logging: Logging = field(default_factory=Logging, metadata={"comment": "what the daemon prints"})
+    source: str | None = field(default=None, metadata={"hidden": True})
+    """The file the settings came from; None when there was none."""
+
+
+SECTIONS = [f.name for f in fields(Config) if not f.metadata.get("hidden")]
+CHOICES = {
+    ("router", "on_error"): ("local", "cloud"),
+    ("logging", "level"): ("debug", "info", "warning", "error"),
+    ("logging", "format"): ("text", "json"),
+}
+
+
+def load_config(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    flags: Mapping[tuple[str, str], Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Settings by flag > environment > file > default.
+
+    :param path: the file; None searches $EDGE_AGENT_CONFIG, $CONFIGURATION_DIRECTORY, the XDG directory and /etc.
+    :param flags: {(section, key): value} from the command line; None values are ignored.
+    :raises ConfigError: naming the file or variable, the key, what was expected and what was found.
+    """
+    environ = os.environ if environ is None else environ
+    file = find_config(path, environ)
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    if file is not None:
+        _merge_file(values, file)
+    _merge_environment(values, environ)
+    for (section, key), value in (flags or {}).items():
+        if value is not None:
+            values[section][key] = _checked(section, key, value, f"flag for {section}.{key}")
+    config = Config(source=str(file) if file else None)
+    for section, given in values.items():
+        config = replace(config, **{section: replace(getattr(config, section), **given)})
+    _check_together(config)
+    return config
+
+
+def find_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
+    """The settings file: the one named, else the first that exists in the usual places, else None."""
+    named = path or environ.get("EDGE_AGENT_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"config file {named}: not found; give another with --config or leave it out for the defaults")
+        return Path(named)
+    places = [environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0], str(xdg_dir("config", environ)), "/etc/edge-agent"]
+    return next((p for place in places if place and (p := Path(place) / "config.yaml").is_file()), None)
+
+
+def xdg_dir(kind: str, environ: Mapping[str, str] | None = None) -> Path:
+    """edge-agent's own directory for `kind`: config, state or cache. systemd's directory first, then XDG's."""
+    environ = os.environ if environ is None else environ
+    systemd = {"config": "CONFIGURATION_DIRECTORY", "state": "STATE_DIRECTORY", "cache": "CACHE_DIRECTORY"}[kind]
+    if environ.get(systemd):
+        return Path(environ[systemd].split(":")[0])
+    base = environ.get(f"XDG_{kind.upper()}_HOME")
+    default = {"config": ".config", "state": ".local/state", "cache": ".cache"}[kind]
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / default) / "edge-agent"
+
+
+def socket_path(config: Config, environ: Mapping[str, str] | None = None) -> Path:
+    """Where the daemon listens and the clients connect."""
+    environ = os.environ if environ is None else environ
+    if config.socket.path:
+        return Path(config.socket.path).expanduser()
+    for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        if environ.get(variable):
+            return Path(environ[variable].split(":")[0]) / "edge-agent.sock"
+    if (system := Path("/run/edge-agent/edge-agent.sock")).exists():
+        return system
+    return xdg_dir("state", environ) / "edge-agent.sock"
+
+
+def log_path(config: Config, environ: Mapping[str, str] | None = None) -> Path:
+    """The decision log's SQLite file."""
+    return Path(config.log.path).expanduser() if config.log.path else xdg_dir("state", environ) / "edge-agent.db"
+
+
+def variable_of(section: str, key: str) -> str:
+    """The environment variable that sets a key."""
+    return f"EDGE_AGENT_{section}_{key}".upper()
+
+
+def _merge_file(values: dict[str, dict[str, Any]], file: Path) -> None:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}; mend the line or start from config.yaml") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if loaded is None:
+        return
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{file}: expected sections such as `cloud:`, found {_named(loaded)}")
+    for section, keys in loaded.items():
+        if section not in SECTIONS:
+            raise ConfigError(f"{file}: unknown section {section!r}{_nearest(section, SECTIONS)}")
+        if keys is None:
+            continue
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{file}: section {section}: expected `key: value` lines, found {_named(keys)}")
+        for key, value in keys.items():
+            values[section][_known(section, key, str(file))] = _checked(section, key, value, str(file))
+
+
+def _merge_environment(values: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
+    settable = {variable_of(section, f.name): (section, f.name) for section in SECTIONS for f in _fields(section)}
+    secrets = {"EDGE_AGENT_CONFIG", "EDGE_AGENT_TOKEN", "EDGE_AGENT_CLOUD_API_KEY"}
+    for name, text in environ.items():
+        if name in settable:
+            section, key = settable[name]
+            values[section][key] = _checked(section, key, _from_text(section, key, text), f"variable {name}")
+        elif name.startswith("EDGE_AGENT_") and name not in secrets:
+            section = name.removeprefix("EDGE_AGENT_").split("_")[0].lower()
+            if section in SECTIONS:
+                raise ConfigError(f"variable {name}: no such setting{_nearest(name, list(settable))}")
+
+
+def _from_text(section: str, key: str, text: str) -> Any:
+    """An environment variable's text as a value of the key's type; what does not parse stays text and fails the check."""
+    kind = _kind(section, key)
+    if text == "" or text.lower() == "null":
+        return None if _optional(section, key) else text
+    if kind is bool:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _checked(section: str, key: str, value: Any, where: str) -> Any:
+    kind, name = _kind(section, key), f"{section}.{key}"
+    if value is None and _optional(section, key):
+        return None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        null = " or null" if _optional(section, key) else ""
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        raise ConfigError(f"{where}: {name}: expected {expected}{null}, found {_named(value)}")
+    limits = next(f.metadata for f in _fields(section) if f.name == key)
+    low, high = limits["minimum"], limits["maximum"]
+    if kind in (int, float) and not (value == value and (low is None or value >= low) and (high is None or value <= high)):
+        bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
+        raise ConfigError(f"{where}: {name}: expected a value {bounds}, found {value}")
+    choices = CHOICES.get((section, key))
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: {name}: expected {' or '.join(choices)}, found {value!r}{_nearest(value, choices)}")
+    return value
+
+
+def _check_together(config: Config) -> None:
+    where, cloud = config.source or "settings", config.cloud
+    if cloud.base_url is not None:
+        if not cloud.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"{where}: cloud.base_url: expected http:// or https://, found {cloud.base_url!r}")
+        if cloud.base_url.startswith("http://") and not is_loopback(cloud.base_url.split("/")[2]):
+            raise ConfigError(f"{where}: cloud.base_url: {cloud.base_url} would send prompts and the key unencrypted; use https://")
+        if not cloud.model:
+            raise ConfigError(f"{where}: cloud.model: expected the model to ask for at {cloud.base_url}, found null")
+    if config.tcp.port is not None and not is_loopback(config.tcp.host):
+        raise ConfigError(f"{where}: tcp.host: expected a loopback address such as 127.0.0.1, found {config.tcp.host!r}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, with or without a port, is this machine's loopback."""
+    name = host.rsplit("@", 1)[-1]
+    name = name[1:].split("]")[0] if name.startswith("[") else name.rsplit(":", 1)[0] if name.count(":") == 1 else name
+    return name in ("localhost", "::1") or (name.startswith("127.") and name.replace(".", "").isdigit())
+
+
+def _known(section: str, key: object, where: str) -> str:
+    names = [f.name for f in _fields(section)]
+    if not isinstance(key, str) or key not in names:
+        raise ConfigError(f"{where}: unknown key {section}.{key}{_nearest(str(key), names, section + '.')}")
+    return key
+
+
+def _fields(section: str) -> tuple[Any, ...]:
+    return fields(type(getattr(Config(), section)))
+
+
+def _hints(section: str) -> dict[str, Any]:
+    return get_type_hints(type(getattr(Config(), section)))
+
+
+def _kind(section: str, key: str) -> type:
+    hint = _hints(section)[key]
+    return hint if isinstance(hint, type) else next(t for t in hint.__args__ if t is not type(None))
+
+
+def _optional(section: str, key: str) -> bool:
+    hint = _hints(section)[key]
+    return not isinstance(hint, type) and type(None) in hint.__args__
+
+
+def _named(value: object) -> str:
+    return {dict: "a mapping", list: "a list", type(None): "null"}.get(type(value), repr(value))
+
+
+def _nearest(name: object, known: Any, prefix: str = "") -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known: {', '.join(known)}" if len(known) < 20 else ""

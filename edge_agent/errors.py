@@ -1,0 +1,119 @@
+"""Every error the program raises on purpose. A class earns its place by a different recovery.
+
+EdgeAgentError                    caught once in server (an OpenAI error body) and once in cli (a sentence, exit code)
+ +- ConfigError                   the operator mends a file, a flag or a variable
+ +- ModelError                    a model file or bundle is not what its card or catalogue says
+ |   +- RouterError               keep the old router, or run on the stated default
+ |   +- LocalModelError           the local model cannot answer
+ |       +- Busy                  too many are waiting: try again in a moment
+ +- CloudError                    the cloud model gave no answer
+ |   +- CloudUnavailable          before any text: the local model answers instead
+ |   +- CloudRejected             it will say no again: do not retry, tell the operator
+ +- RequestError                  the client sent something else than the documented format
+ +- LogError                      the decision log cannot be read or written
+ +- DaemonError                   no daemon listens, or another one already does
+ +- SyncError                     keep the cursor, try again later
+"""
+
+
+class EdgeAgentError(Exception):
+    """An error with a machine-readable `code` and a message that says what to do next."""
+
+    code = "internal_error"
+    """OpenAI's `error.code`."""
+    status = 500
+    """HTTP status, where the error meets a client."""
+    exit_code = 1
+    """Exit code, where the error ends a command."""
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None, param: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+        self.status = status or self.status
+        self.param = param
+        """The request field at fault, in OpenAI's notation."""
+
+
+class ConfigError(EdgeAgentError):
+    """A setting is unknown, of the wrong type or out of range: names file, key, expected, found."""
+
+    code = "config_error"
+    exit_code = 78
+
+
+class ModelError(EdgeAgentError):
+    """A model file is missing, damaged or not the one its card names."""
+
+    code = "model_error"
+    status = 503
+    exit_code = 3
+
+
+class RouterError(ModelError):
+    """A router bundle cannot be loaded or cannot score."""
+
+    code = "router_error"
+
+
+class LocalModelError(ModelError):
+    """The local model cannot be loaded or cannot answer."""
+
+    code = "local_model_unavailable"
+
+
+class Busy(LocalModelError):
+    """The bounded queue in front of the local model is full."""
+
+    code = "busy"
+    status = 429
+
+
+class CloudError(EdgeAgentError):
+    """The cloud model gave no usable answer."""
+
+    code = "cloud_error"
+    status = 502
+
+
+class CloudUnavailable(CloudError):
+    """Connection, timeout, 429 or 5xx before any text: the local model may answer instead."""
+
+    code = "cloud_unavailable"
+
+
+class CloudRejected(CloudError):
+    """Another 4xx or a malformed body. `upstream_status` is the cloud's own HTTP status, None for a malformed body."""
+
+    code = "cloud_rejected"
+
+    def __init__(self, message: str, *, upstream_status: int | None = None, **kwargs: object):
+        super().__init__(message, **kwargs)  # type: ignore[arg-type]
+        self.upstream_status = upstream_status
+
+
+class RequestError(EdgeAgentError):
+    """The request is not in the documented format: names the field, what was expected and what was found."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class LogError(EdgeAgentError):
+    """The decision log cannot be opened, read or written."""
+
+    code = "log_error"
+
+
+class DaemonError(EdgeAgentError):
+    """The daemon is not there when a client needs it, or is there when a second one starts."""
+
+    code = "daemon_error"
+    exit_code = 4
+
+
+class SyncError(EdgeAgentError):
+    """The log could not be delivered: keep the cursor, try again later."""
+
+    code = "sync_error"
+    exit_code = 75
