@@ -1,0 +1,202 @@
+"""Scores queries: the estimate that the cloud model does better. Decides nothing, logs nothing.
+
+A text goes tokenizer -> int8 encoder -> embedding, text features are appended, a small head gives the score. Batch 1
+and no padding, always: dynamic int8 scales are taken over the whole input, so padding would change the score.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent import text_features
+from edge_agent.errors import RouterError
+from edge_agent.onnx_file import read_facts
+from edge_agent.router_card import CARD, HEAD, RETAKE, RouterCard, find_bundle, read_card, read_verified
+from edge_agent.types import Query
+
+if TYPE_CHECKING:
+    import onnxruntime  # type: ignore[import-untyped]
+    import tokenizers
+
+__all__ = ["Encoder", "RouterCard", "RouterModel", "find_bundle"]
+
+GOLDEN_TOLERANCE = 0.03
+"""int8 kernels differ between processors by less than this; a wrong or damaged model by more."""
+
+
+class Encoder:
+    """Text to an L2-normalised embedding: tokenizer and ONNX graph, from verified bytes."""
+
+    def __init__(
+        self,
+        model: bytes,
+        tokenizer: bytes,
+        *,
+        inputs: list[str],
+        max_tokens: int,
+        n_threads: int = 1,
+        name: str = "encoder",
+    ):
+        self.max_tokens = max_tokens
+        self._tokenizer = _tokenizer(tokenizer, name)
+        self._session = _session(model, f"{name}/model.onnx", n_threads)
+        self._inputs = sorted(inputs)
+        found = sorted(value.name for value in self._session.get_inputs() if value.type == "tensor(int64)")
+        if found != self._inputs or not set(found) <= {"input_ids", "attention_mask", "token_type_ids"}:
+            raise RouterError(f"{name}/model.onnx: expected int64 inputs {self._inputs}, found {found}; {RETAKE}")
+        outputs = [value.name for value in self._session.get_outputs()]
+        if outputs != ["embedding"]:
+            raise RouterError(f"{name}/model.onnx: expected output ['embedding'], found {outputs}; {RETAKE}")
+        self.dimension = self._session.get_outputs()[0].shape[-1]
+
+    def token_ids(self, text: str) -> list[int]:
+        """The ids the graph sees: all of them, or the first and last half of `max_tokens`."""
+        ids: list[int] = self._tokenizer.encode(text_features.excerpt(_valid(text))).ids
+        if len(ids) <= self.max_tokens:
+            return ids
+        tail = self.max_tokens // 2
+        return ids[: self.max_tokens - tail] + ids[-tail:]
+
+    def embed(self, text: str) -> npt.NDArray[np.float32]:
+        """The embedding of one text, shape (dimension,)."""
+        ids = np.array([self.token_ids(text)], dtype=np.int64)
+        values = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        (embeddings,) = self._session.run(["embedding"], {name: values[name] for name in self._inputs})
+        embedding: npt.NDArray[np.float32] = embeddings[0]
+        return embedding
+
+    def features(self, text: str) -> npt.NDArray[np.float32]:
+        """What the head reads: embedding, then text features; shape (dimension + features,)."""
+        return np.concatenate([self.embed(text), text_features.text_features(text)])
+
+
+class RouterModel:
+    """A loaded bundle. `score` may be called from several threads."""
+
+    def __init__(self, card: RouterCard, encoder: Encoder, head: onnxruntime.InferenceSession, path: Path):
+        self.card, self.path = card, path
+        self.version, self.threshold = card.version, card.threshold
+        self._encoder, self._head = encoder, head
+
+    @classmethod
+    def load(cls, path: str | Path, *, n_threads: int = 1) -> RouterModel:
+        """The router of a bundle directory, after every check its card allows, a self-test included.
+
+        :raises RouterError: naming the file or field, what was expected, what was found and what to do.
+        """
+        bundle = Path(path).resolve()
+        card = read_card(bundle)
+        _check_features(bundle, card)
+        files = read_verified(bundle, card)
+        for name in (card.encoder_model, HEAD):
+            _check_graph(str(bundle / name), files[name])
+        encoder = Encoder(
+            files[card.encoder_model],
+            files[card.tokenizer],
+            inputs=card.encoder_inputs,
+            max_tokens=card.max_tokens,
+            n_threads=n_threads,
+            name=str(bundle / card.encoder),
+        )
+        if encoder.dimension != card.dimension:
+            found = f"found {encoder.dimension}; {RETAKE}"
+            raise RouterError(f"{bundle / card.encoder_model}: expected embeddings of length {card.dimension}, {found}")
+        model = cls(card, encoder, _head_session(bundle / HEAD, files[HEAD], card), bundle)
+        model._self_test()
+        return model
+
+    def score(self, query: Query) -> float:
+        """Estimate that the cloud model does better on this query, in [0, 1].
+
+        :raises RouterError: when the graphs cannot be run on it.
+        """
+        return self.score_text(query.text)
+
+    def score_text(self, text: str) -> float:
+        """The score of a text, in [0, 1]; the same text always has the same score on the same machine."""
+        try:
+            features = self._encoder.features(text)
+            (output,) = self._head.run(["score"], {"features": features[None, :]})
+        except Exception as error:  # onnxruntime and tokenizers raise classes of their own, straight from Exception
+            raise RouterError(f"{self.path}: cannot score: {_line(error)}; {RETAKE}") from error
+        score = float(np.asarray(output).reshape(-1)[0])
+        if not math.isfinite(score):
+            raise RouterError(f"{self.path}: expected a score in [0, 1], found {score}; {RETAKE}")
+        return min(max(score, 0.0), 1.0)
+
+    def _self_test(self) -> None:
+        for pair in self.card.golden:
+            score = self.score_text(pair["text"])
+            if abs(score - pair["score"]) > GOLDEN_TOLERANCE:
+                expected = f"expected score {pair['score']:.3f} (within {GOLDEN_TOLERANCE}) for {pair['text'][:40]!r}"
+                raise RouterError(f"{self.path}: self-test: {expected}, found {score:.3f}; {RETAKE}")
+
+
+def _check_features(bundle: Path, card: RouterCard) -> None:
+    expected = (text_features.VERSION, list(text_features.NAMES))
+    if (card.features_version, card.features) != expected:
+        found = f"version {card.features_version} {card.features}"
+        wanted = f"version {expected[0]} {expected[1]}"
+        raise RouterError(f"{bundle / CARD}: features: expected {wanted}, found {found}; update edge-agent or {RETAKE}")
+
+
+def _check_graph(path: str, model: bytes) -> None:
+    try:
+        facts = read_facts(model)
+    except (ValueError, RecursionError) as error:
+        raise RouterError(f"{path}: expected an ONNX model, found something else ({error}); {RETAKE}") from error
+    if facts.external_data:
+        raise RouterError(f"{path}: expected all weights inside the file, found external data; {RETAKE}")
+    if facts.domains - {""}:
+        raise RouterError(f"{path}: expected operators of ONNX itself, found domains {sorted(facts.domains)}; {RETAKE}")
+
+
+def _head_session(path: Path, model: bytes, card: RouterCard) -> onnxruntime.InferenceSession:
+    session = _session(model, str(path), 1)
+    found = {value.name: value.shape[-1] for value in session.get_inputs() if value.type == "tensor(float)"}
+    expected = {"features": card.dimension + len(card.features)}
+    if found != expected:
+        raise RouterError(f"{path}: expected float inputs {expected}, found {found}; {RETAKE}")
+    outputs = sorted(value.name for value in session.get_outputs())
+    if outputs != sorted(card.heads):
+        raise RouterError(f"{path}: expected outputs {sorted(card.heads)}, found {outputs}; {RETAKE}")
+    return session
+
+
+def _session(model: bytes, path: str, n_threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning slows the local model down
+    options.log_severity_level = 4  # what goes wrong arrives as an exception
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
+        raise RouterError(f"{path}: expected a model this onnxruntime can run: {_line(error)}; {RETAKE}") from error
+
+
+def _tokenizer(data: bytes, name: str) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise RouterError(f"{name}/tokenizer.json: expected a tokenizer: {_line(error)}; {RETAKE}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _valid(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, as question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _line(error: Any) -> str:
+    return " ".join(str(error).split())[:300]
