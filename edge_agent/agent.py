@@ -1,0 +1,169 @@
+"""The straight line: score -> decide -> generate -> log. Knows its collaborators by what they do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from edge_agent import policy
+from edge_agent.errors import CloudError, EdgeAgentError, RequestError, RouterError
+from edge_agent.policy import Facts
+from edge_agent.types import Chunk, Decision, Exchange, Query, Route
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """The local and the cloud model: one method.
+
+    `generate` raises before any text, or returns an iterator of Chunk whose return value is the Completion. Setting
+    `cancelled` ends it soon, with finish_reason `cancelled`.
+    """
+
+    def generate(self, query: Query, cancelled: threading.Event) -> Iterator[Chunk]: ...
+
+
+class LocalModel(Model, Protocol):
+    n_ctx: int
+    broken: str | None
+
+    def prompt_tokens(self, query: Query) -> int: ...
+
+
+class CloudModel(Model, Protocol):
+    @property
+    def available(self) -> bool: ...
+
+
+class Router(Protocol):
+    version: str
+    threshold: float
+
+    def score(self, query: Query) -> float: ...
+
+
+class Log(Protocol):
+    def append(self, exchange: Exchange) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `/v1/route` answers: the decision and the facts behind it, before anything is generated."""
+
+    decision: Decision
+    facts: Facts
+    router_ms: float | None
+
+
+class Agent:
+    """:param cloud: the cloud model, or the reason there is none: cloud_disabled, cloud_not_configured, cloud_no_key.
+    :param threshold: overrides the one on the router's card.
+    :param on_router_error: the route when there is no score.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router | None,
+        local: LocalModel,
+        cloud: CloudModel | str,
+        log: Log,
+        threshold: float | None = None,
+        on_router_error: Route = "local",
+    ):
+        self.router = router
+        """Replaced whole when a new bundle is loaded; one answer uses one router."""
+        self._local, self._cloud, self._log = local, cloud, log
+        self._threshold, self._on_router_error = threshold, on_router_error
+
+    def plan(self, query: Query) -> Plan:
+        """Score and decide."""
+        started = time.perf_counter()
+        router, score = self.router, None
+        if router is not None and not query.private:
+            try:
+                score = router.score(query)
+            except RouterError as error:
+                _LOGGER.warning("router %s could not score: %s", router.version, error)
+        router_ms = _ms_since(started) if score is not None else None
+        threshold = self._threshold if self._threshold is not None or router is None else router.threshold
+        prompt_tokens, refused = self._prompt_tokens(query)
+        facts = Facts(
+            wish=query.wish,
+            private=query.private,
+            score=score,
+            threshold=threshold,
+            router_version=router.version if router else None,
+            cloud_problem=self._cloud_problem(),
+            prompt_tokens=prompt_tokens,
+            n_ctx=self._local.n_ctx,
+            local_broken=self._local.broken is not None,
+            local_refusal=refused,
+            on_router_error=self._on_router_error,
+        )
+        return Plan(policy.decide(facts), facts, router_ms)
+
+    def _prompt_tokens(self, query: Query) -> tuple[int, RequestError | None]:
+        try:
+            return self._local.prompt_tokens(query), None
+        except RequestError as refused:
+            return 0, refused
+
+    def answer(self, query: Query, cancelled: threading.Event) -> Generator[Decision | Chunk, None, Exchange]:
+        """Yield the Decision once it is final, then the answer's Chunks; return the Exchange, which is in the log by then.
+
+        :raises EdgeAgentError: when there is no answer or it broke off; the row says so.
+        """
+        started = time.perf_counter()
+        exchange = Exchange(query, Decision(None, "unanswerable"))
+        try:
+            plan = self.plan(query)
+            exchange = replace(exchange, decision=plan.decision, router_ms=plan.router_ms)
+            chunks, decision = self._start(query, plan, cancelled)
+            exchange = replace(exchange, decision=decision)
+            yield decision
+            completion = yield from _completed(chunks)
+            exchange = replace(exchange, completion=completion)
+        except EdgeAgentError as error:
+            exchange = replace(exchange, error=error.code)
+            raise
+        except BaseException:
+            exchange = replace(exchange, error="internal_error")
+            raise
+        finally:  # before the end is told: a client that saw it may read the log at once
+            exchange = replace(exchange, duration_ms=_ms_since(started))
+            self._log.append(exchange)
+        return exchange
+
+    def _start(self, query: Query, plan: Plan, cancelled: threading.Event) -> tuple[Iterator[Chunk], Decision]:
+        decision, facts = plan.decision, plan.facts
+        if decision.route is None:
+            raise policy.refusal(decision, facts)
+        if decision.route == "local" or isinstance(self._cloud, str):
+            return self._local.generate(query, cancelled), decision
+        try:
+            return self._cloud.generate(query, cancelled), decision
+        except CloudError as error:
+            fallback = policy.after_cloud_failure(decision, facts, error)
+            if fallback is None:
+                raise
+            _LOGGER.warning("cloud failed, the local model answers: %s", error.message)
+        return self._local.generate(query, cancelled), fallback
+
+    def _cloud_problem(self) -> str | None:
+        if isinstance(self._cloud, str):
+            return self._cloud
+        return None if self._cloud.available else "cloud_unavailable"
+
+
+def _completed(chunks: Iterator[Chunk]):  # type: ignore[no-untyped-def]
+    completion = yield from chunks
+    return completion
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000.0

@@ -1,0 +1,345 @@
+"""The append-only log of exchanges in SQLite. Records and reads back; decides and prunes nothing.
+
+One writer thread owns the only read-write connection (SQLite before 3.51.3 can corrupt a WAL that two connections
+write); readers open the file read-only. A row that cannot be written is kept in memory, counted, and tried again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from edge_agent.errors import LogError, RequestError
+from edge_agent.migrations import migrations
+from edge_agent.types import Exchange, Message, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_KEPT = 1000
+"""Rows kept in memory while the disk refuses them."""
+_MOST_PARENTS = 256
+_RETRY_S = 5.0
+
+Row = dict[str, Any]
+
+
+class DecisionLog:
+    """:param content: False keeps text out of every row.
+    :param max_wait_ms: how long `append` waits for its row to be on disk.
+    :raises LogError: when the file cannot be opened, or another daemon writes it.
+    """
+
+    def __init__(self, path: Path, *, content: bool = True, max_wait_ms: float = 100.0):
+        self.path = path
+        self._content, self._max_wait_s = content, max_wait_ms / 1000.0
+        self._lock_file = _lock(path)
+        self._connection = open_for_writing(path)
+        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._pending: queue.SimpleQueue[tuple[str, Row, threading.Event] | None] = queue.SimpleQueue()
+        self._kept: deque[tuple[str, Row]] = deque()
+        self.dropped = 0
+        """Rows lost because memory for them ran out too."""
+        self.last_error: str | None = None
+        self._thread = threading.Thread(target=self._write, name="log-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def unrecorded(self) -> int:
+        """Rows that are not on disk: kept for another try, or dropped."""
+        return len(self._kept) + self.dropped
+
+    def append(self, exchange: Exchange) -> None:
+        """Record the exchange; returns when it is on disk, or after max_wait_ms without it. Never raises for the disk."""
+        row = to_row(exchange, content=self._content)
+        if row["messages"] is not None:
+            self._link_to_parent(exchange, row)
+        self._put("exchanges", row)
+
+    def add_feedback(self, exchange_id: str, rating: str, comment: str | None = None) -> None:
+        """Record what a person said of an answer.
+
+        :raises RequestError: when no exchange has this id.
+        """
+        known = self._reader_has(exchange_id) or any(row.get("id") == exchange_id for _, row in list(self._kept))
+        if not known:
+            raise RequestError(f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`", param="id", status=404, code="not_found")
+        row = {"exchange_id": exchange_id, "rating": rating, "comment": comment, "created_utc": utc_now()}
+        self._put("feedback", row)
+
+    def status(self) -> Row:
+        """Path, rows, bytes and what is not on disk."""
+        reader = LogReader(self.path)
+        return reader.status() | {"unrecorded": self.unrecorded, "dropped": self.dropped, "last_error": self.last_error}
+
+    def close(self) -> None:
+        """Write what is pending, fold the WAL back into the file and close it."""
+        self._pending.put(None)
+        self._thread.join()
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            _LOGGER.warning("decision log: checkpoint failed: %s", error)
+        self._connection.close()
+        os.close(self._lock_file)
+
+    def _put(self, table: str, row: Row) -> None:
+        written = threading.Event()
+        self._pending.put((table, row, written))
+        if not written.wait(self._max_wait_s):
+            _LOGGER.warning("decision log: a row was not on disk after %.0f ms; the answer went out before it", self._max_wait_s * 1000)
+
+    def _link_to_parent(self, exchange: Exchange, row: Row) -> None:
+        """Store only the messages that follow the last answer we gave in this conversation: a long chat stays linear."""
+        messages = exchange.query.messages
+        turns = [i + 1 for i, m in enumerate(messages) if m.role == "assistant"]
+        for end in reversed(turns):
+            parent = self._parents.get(_key(messages[:end]))
+            if parent is not None:
+                row["parent_id"], row["messages"] = parent, _messages_json(messages[end:])
+                break
+        if exchange.completion is not None and exchange.error is None:
+            answer = Message("assistant", exchange.completion.text, exchange.completion.tool_calls)
+            self._parents[_key((*messages, answer))] = exchange.query.id
+            while len(self._parents) > _MOST_PARENTS:
+                self._parents.popitem(last=False)
+
+    def _write(self) -> None:
+        while True:
+            try:
+                first = self._pending.get(timeout=_RETRY_S if self._kept else None)
+            except queue.Empty:
+                self._commit([])
+                continue
+            if first is None:
+                break
+            batch = [first]
+            stop = False
+            while not self._pending.empty():  # exchanges that end together share a commit
+                item = self._pending.get()
+                if item is None:
+                    stop = True
+                    break
+                batch.append(item)
+            self._commit(batch)
+            if stop:
+                break
+        if self._kept:
+            self._commit([])
+
+    def _commit(self, batch: Sequence[tuple[str, Row, threading.Event]]) -> None:
+        rows = [*self._kept, *((table, row) for table, row, _ in batch)]
+        try:
+            with self._connection:
+                for table, row in rows:
+                    _insert(self._connection, table, row)
+        except sqlite3.Error as error:
+            self._keep([(table, row) for table, row, _ in batch], error)
+        else:
+            if self._kept:
+                _LOGGER.warning("decision log: writing again; %d kept rows are on disk", len(self._kept))
+            self._kept.clear()
+            self.last_error = None
+            for _, _, written in batch:
+                written.set()
+
+    def _keep(self, rows: Iterable[tuple[str, Row]], error: sqlite3.Error) -> None:
+        if self.last_error != str(error):
+            _LOGGER.error("decision log %s: %s; rows are kept in memory and tried again", self.path, error)
+        self.last_error = str(error)
+        for item in rows:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.popleft()
+                self.dropped += 1
+            self._kept.append(item)
+
+    def _reader_has(self, exchange_id: str) -> bool:
+        with LogReader(self.path).connect() as connection:
+            return connection.execute("SELECT 1 FROM exchanges WHERE id = ?", [exchange_id]).fetchone() is not None
+
+
+class LogReader:
+    """Reads a log, also while a daemon writes it, over a read-only connection."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def connect(self) -> sqlite3.Connection:
+        """A read-only connection. :raises LogError: when there is no log, or it cannot be read."""
+        if not self.path.exists():
+            raise LogError(f"{self.path}: there is no decision log yet; it is made when `edge-agent serve` first starts")
+        try:
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+            connection.row_factory = sqlite3.Row
+            connection.execute("SELECT 1 FROM exchanges LIMIT 1")
+        except sqlite3.Error as error:
+            raise LogError(
+                f"{self.path}: cannot be read as a decision log: {error}; check the file's owner and mode, or move it away and start anew"
+            ) from error
+        return connection
+
+    def rows(self, *, route: str | None = None, since_utc: str | None = None, text: str | None = None, limit: int = 20) -> list[Row]:
+        """The newest exchanges first, filtered by route, earliest time (ISO 8601, UTC) and text in question or answer."""
+        where, values = ["1"], []  # type: ignore[var-annotated]
+        if route:
+            where, values = [*where, "route = ?"], [*values, route]
+        if since_utc:
+            where, values = [*where, "created_utc >= ?"], [*values, since_utc]
+        if text:
+            where.append("(instr(lower(messages), lower(?)) OR instr(lower(answer), lower(?)))")
+            values += [json.dumps(text, ensure_ascii=False)[1:-1], text]
+        query = f"SELECT * FROM exchanges WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+        with self.connect() as connection:
+            return [_readable(row) for row in connection.execute(query, [*values, limit])]
+
+    def row(self, exchange_id: str) -> Row:
+        """The exchange with this id or unique beginning or end of one, with its feedback under `feedback`.
+
+        :raises LogError: when none or several match.
+        """
+        with self.connect() as connection:
+            pattern = exchange_id.replace("%", "").replace("_", "")
+            found = connection.execute(
+                "SELECT * FROM exchanges WHERE id LIKE ? OR id LIKE ? LIMIT 2", [f"{pattern}%", f"%{pattern}"]
+            ).fetchall()
+            if len(found) != 1 or not pattern:
+                problem = "no exchange has" if not found or not pattern else "several exchanges have"
+                raise LogError(f"{problem} the id {exchange_id!r}; `edge-agent logs` lists them")
+            row = _readable(found[0])
+            feedback = connection.execute("SELECT rating, comment, created_utc FROM feedback WHERE exchange_id = ? ORDER BY seq", [row["id"]])
+            return row | {"feedback": [dict(item) for item in feedback]}
+
+    def conversation(self, row: Row) -> list[Row]:
+        """All messages of the request behind a row, those the parents hold included, as far as they are still there."""
+        messages = json.loads(row["messages"] or "[]")
+        with self.connect() as connection:
+            while row["parent_id"]:
+                found = connection.execute("SELECT * FROM exchanges WHERE id = ?", [row["parent_id"]]).fetchone()
+                if found is None:
+                    break
+                row = dict(found)
+                answer = Message("assistant", row["answer"] or "", tuple(json.loads(row["tool_calls"] or "[]")))
+                messages = [*json.loads(row["messages"] or "[]"), answer.to_openai(), *messages]
+        return messages  # type: ignore[no-any-return]
+
+    def status(self) -> Row:
+        """Path, size on disk in bytes (WAL included), rows, and the time of the first and last one."""
+        with self.connect() as connection:
+            rows, first, last, top = connection.execute(
+                "SELECT count(*), min(created_utc), max(created_utc), max(seq) FROM exchanges"
+            ).fetchone()
+            routes = connection.execute("SELECT coalesce(route, 'none'), count(*) FROM exchanges GROUP BY 1").fetchall()
+            feedback = connection.execute("SELECT count(*) FROM feedback").fetchone()[0]
+        size = sum(p.stat().st_size for p in (self.path, self.path.with_name(self.path.name + "-wal")) if p.exists())
+        return {
+            "path": str(self.path),
+            "size_bytes": size,
+            "rows": rows,
+            "first_utc": first,
+            "last_utc": last,
+            "last_seq": top,
+            "routes": {route: count for route, count in routes},
+            "feedback": feedback,
+            "unsent": rows,  # nothing is sent before a destination is set
+        }
+
+
+def to_row(exchange: Exchange, *, content: bool = True) -> Row:
+    """An exchange as a row of the log. A private one keeps id, times, route, reason and sizes: nothing made from its text."""
+    query, decision, completion = exchange.query, exchange.decision, exchange.completion
+    keep = content and not query.private
+    uncertainty = completion.uncertainty if completion and not query.private else None
+    answer = completion.text if completion else ""
+    options = query.options.to_openai()
+    return {
+        "id": query.id,
+        "created_utc": query.created_utc,
+        "conversation_id": None if query.private else query.conversation_id,
+        "parent_id": None,
+        "wish": query.wish,
+        "private": int(query.private),
+        "route": decision.route,
+        "reason": decision.reason,
+        "score": None if query.private else decision.score,
+        "threshold": None if query.private else decision.threshold,
+        "router_version": decision.router_version,
+        "degraded": decision.degraded,
+        "messages": _messages_json(query.messages) if keep else None,
+        "options": json.dumps(options, ensure_ascii=False) if keep and options else None,
+        "answer": answer if keep and completion else None,
+        "tool_calls": json.dumps(completion.tool_calls, ensure_ascii=False) if keep and completion and completion.tool_calls else None,
+        "model": completion.model if completion else None,
+        "finish_reason": completion.finish_reason if completion else None,
+        "error": exchange.error,
+        "input_tokens": completion.input_tokens if completion else None,
+        "output_tokens": completion.output_tokens if completion else None,
+        "prompt_bytes": sum(len(m.content.encode()) for m in query.messages),
+        "answer_bytes": len(answer.encode()),
+        "router_ms": exchange.router_ms,
+        "first_token_ms": completion.first_token_ms if completion else None,
+        "duration_ms": exchange.duration_ms,
+        "mean_entropy": uncertainty.mean_entropy if uncertainty else None,
+        "max_entropy": uncertainty.max_entropy if uncertainty else None,
+        "mean_logprob": uncertainty.mean_logprob if uncertainty else None,
+    }
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """The log with its schema up to date. :raises LogError: when that fails; a damaged file is named, not replaced."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = not path.exists()
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+        if new:
+            path.chmod(0o600)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "journal_size_limit = 4194304", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        migrations.apply(Database(connection))
+        connection.commit()
+    except (OSError, sqlite3.Error) as error:
+        raise LogError(
+            f"{path}: cannot be opened as the decision log: {error}; check the directory, or set another file with log.path"
+        ) from error
+    return connection
+
+
+def _lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LogError(f"{path}: cannot be opened as the decision log: {error}; set another file with log.path") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise LogError(f"{path}: another daemon writes this log; stop it or set another file with log.path", code="log_locked") from error
+    return descriptor
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: Row) -> None:
+    names, marks = ", ".join(row), ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+
+
+def _readable(row: sqlite3.Row) -> Row:
+    return {**dict(row), "private": bool(row["private"])}
+
+
+def _messages_json(messages: Sequence[Message]) -> str:
+    return json.dumps([m.to_openai() for m in messages], ensure_ascii=False)
+
+
+def _key(messages: Sequence[Message]) -> str:
+    return json.dumps([asdict(m) for m in messages], ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,265 @@
+"""How things look in a terminal: data on one stream, messages on the other, dim where a person looks.
+
+Knows the daemon's words and turns them into lines; asks, reads and decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, TextIO
+
+ID_LENGTH = 13
+"""A UUIDv7's first 13 characters are its millisecond: enough to tell a person's exchanges apart."""
+QUESTION_LENGTH = 60
+
+_CONTROLS = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if chr(code) not in "\n\t"}
+"""What a model's text must not do to a terminal: ESC begins sequences that move, colour, retitle."""
+
+
+class Console:
+    """Where a command writes: data to `out`, messages to `err`; notes and dim text only where a person looks."""
+
+    def __init__(self, out: TextIO, err: TextIO, environ: Mapping[str, str]):
+        self._out, self._err = out, err
+        self.interactive = out.isatty()
+        self._notes = err.isatty()
+        self._dim = self._notes and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        self._mid_line = False
+
+    def write(self, text: str) -> None:
+        """Data, at once, without a line end of its own."""
+        if text:
+            self._mid_line = not text.endswith("\n")
+            self._out.write(printable(text) if self.interactive else text)
+            self._out.flush()
+
+    def line(self, text: str) -> None:
+        """One line of data."""
+        self.write(text + "\n")
+
+    def json(self, value: object) -> None:
+        """Data for a program: ASCII only, so that no locale can spoil it."""
+        self.line(json.dumps(value, indent=2))
+
+    def end_line(self) -> None:
+        """Ends the line that was begun, if any."""
+        if self._mid_line:
+            self.write("\n")
+
+    def note(self, text: str) -> None:
+        """A remark for a person, dim; a program never sees it."""
+        if self._notes:
+            text = printable(text)
+            print(f"\x1b[2m{text}\x1b[0m" if self._dim else text, file=self._err, flush=True)
+
+    def error(self, text: str) -> None:
+        """One line that says what went wrong."""
+        print("error: " + " ".join(printable(text).split()), file=self._err, flush=True)
+
+
+class Progress:
+    """How far a download is: one line that is rewritten in a terminal, else a line every five seconds."""
+
+    def __init__(self, err: TextIO, clock: Callable[[], float] = time.monotonic):
+        self._err, self._clock = err, clock
+        self._rewrites = err.isatty()
+        self._every_s = 0.2 if self._rewrites else 5.0
+        self._shown_s = -math.inf
+        self._open = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_line()
+
+    def show(self, done_bytes: int, total_bytes: int) -> None:
+        """Shows the share, not too often, but always the end."""
+        if self._clock() - self._shown_s < self._every_s and done_bytes < total_bytes:
+            return
+        self._shown_s = self._clock()
+        text = f"{done_bytes / max(total_bytes, 1):4.0%}  {done_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
+        print(f"\r{text}" if self._rewrites else text, end="" if self._rewrites else "\n", file=self._err, flush=True)
+        self._open = self._rewrites
+
+    def say(self, text: str) -> None:
+        """A sentence on a line of its own."""
+        self._end_line()
+        print(printable(text), file=self._err, flush=True)
+
+    def _end_line(self) -> None:
+        if self._open:
+            print(file=self._err, flush=True)
+        self._open = False
+
+
+def printable(text: str) -> str:
+    """The text without the control characters a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
+def decision_line(info: Mapping[str, Any]) -> str:
+    """`local · below threshold · 0.12 < 0.42`, from an `edge_agent` object, a decision or a row."""
+    return " · ".join(_decision_parts(info))
+
+
+def answer_line(info: Mapping[str, Any], finish_reason: str | None) -> str:
+    """What is worth knowing after an answer: the decision, the time, and whether the text was cut."""
+    parts = _decision_parts(info)
+    if info.get("duration_ms") is not None:
+        parts.append(_duration(info["duration_ms"]))
+    if finish_reason == "length":
+        parts.append("cut at the token limit")
+    return " · ".join(parts)
+
+
+def route_line(decision: Mapping[str, Any]) -> str:
+    """What `route` says: the decision, who decided, how long it took and how much of the context is used."""
+    parts = _decision_parts(decision)
+    if decision.get("router_version"):
+        parts.append(f"router {decision['router_version']}")
+    if decision.get("router_ms") is not None:
+        parts.append(_duration(decision["router_ms"]))
+    if decision.get("prompt_tokens") is not None and decision.get("n_ctx") is not None:
+        parts.append(f"{decision['prompt_tokens']} of {decision['n_ctx']} tokens")
+    return " · ".join(parts)
+
+
+def _decision_parts(info: Mapping[str, Any]) -> list[str]:
+    parts = [info.get("route") or "nobody", _words(info.get("reason")), _comparison(info)]
+    parts.append(f"degraded: {_words(info.get('degraded'))}" if info.get("degraded") else "")
+    return [part for part in parts if part]
+
+
+def _comparison(info: Mapping[str, Any]) -> str:
+    score, threshold = info.get("score"), info.get("threshold")
+    if score is None or threshold is None:
+        return ""
+    # Two digits may show 0.42 on both sides; the sign is that of the exact numbers.
+    return f"{score:.2f} {'<' if score < threshold else '>='} {threshold:.2f}"
+
+
+def _words(name: object) -> str:
+    return str(name or "").replace("_", " ")
+
+
+def _duration(milliseconds: float) -> str:
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    return f"{milliseconds / 1000:.1f} s"
+
+
+def log_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One aligned line per exchange: time, id, route, reason, score, duration, first words of the question."""
+    table = [
+        (
+            _local_time(row["created_utc"]),
+            id,
+            row["route"] or "-",
+            " ".join(filter(None, [_words(row["reason"]), f"({_words(row['degraded'])})" if row["degraded"] else ""])),
+            _comparison(row),
+            "" if row["duration_ms"] is None else f"{row['duration_ms']:.0f} ms",
+            first_words(row),
+        )
+        for row, id in zip(rows, short_ids([row["id"] for row in rows]), strict=True)
+    ]
+    return _aligned(table, right={5})
+
+
+def _aligned(table: Iterable[tuple[str, ...]], right: Collection[int] = ()) -> Iterator[str]:
+    rows = list(table)
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = []
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - _columns(cell))
+            cells.append(space + cell if index in right else cell + space)
+        yield "  ".join(cells).rstrip()
+
+
+def _columns(text: str) -> int:
+    """How many columns a terminal gives to the text."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text if not unicodedata.combining(c))
+
+
+def _local_time(utc: str) -> str:
+    return datetime.fromisoformat(utc.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def since_utc(text: str, now: datetime | None = None) -> str:
+    """`2h`, `3d` or an ISO time as the log writes times; a time without a zone is the local one.
+
+    :raises ValueError: when it is neither.
+    """
+    age = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    try:
+        if age:
+            unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[age[2]]
+            moment = (now or datetime.now(timezone.utc)) - timedelta(seconds=int(age[1]) * unit_s)
+        else:
+            moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"expected an age such as 2h or 3d, or an ISO time, found {text!r}") from error
+
+
+def short_ids(ids: Sequence[str]) -> list[str]:
+    """The shortest common length, 13 or more characters, at which all ids differ."""
+    length = ID_LENGTH
+    while len({id[:length] for id in ids}) < len(set(ids)):
+        length += 1
+    return [id[:length] for id in ids]
+
+
+def first_words(row: Mapping[str, Any]) -> str:
+    """The beginning of a row's question, or why there is none."""
+    if row["private"]:
+        return "(private)"
+    if not row["messages"]:
+        return "(no text kept)"
+    asked = [message for message in json.loads(row["messages"]) if message.get("role") == "user"]
+    text = " ".join(printable(str(asked[-1].get("content") or "") if asked else "").split())
+    return text if len(text) <= QUESTION_LENGTH else text[: QUESTION_LENGTH - 1] + "…"
+
+
+def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """A line per part of the daemon, with whatever it tells about that part."""
+    for name, value in status.items():
+        shown = value if isinstance(value, Mapping) else {"": value}
+        parts = (f"{_words(key)} {_plain(item)}".strip() for key, item in shown.items())
+        yield printable(f"{_words(name):<10} {' · '.join(parts)}".rstrip())
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line per model of the catalogue: name, size, whether it is here, licence, for whom it is."""
+    return _aligned(
+        [
+            (model["name"], f"{model['size_bytes'] / 1e6:.0f} MB", model["state"], model["licence"], model["note"])
+            for model in models
+        ],
+        right={1},
+    )
+
+
+def check_lines(checks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line per check; below one that is not ok, what mends it."""
+    for check in checks:
+        yield printable(f"{check['ok']:<5} {check['name']:<16} {check['found']}")
+        if check["fix"] and check["ok"] != "ok":
+            yield printable(f"{'':<5} {'':<16} -> {check['fix']}")

@@ -1,0 +1,170 @@
+"""A sentence encoder's weights (BERT, safetensors) as one int8 ONNX graph with pooling inside. Trains nothing.
+
+Weights are symmetric int8 with a scale per output channel, embeddings with a scale per row; activations are quantized
+at run time (DynamicQuantizeLinear, MatMulInteger). Only operators of ONNX itself, opset 17. The graph is written here
+node by node, so that neither torch nor a converter is needed, and queries, keys and values share one product.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, checker, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+Input = str | Array | float | list[int]
+"""Of a node: another node's output, a weight, a float32 scalar or an int64 list."""
+
+OPSET, IR_VERSION = 17, 8
+
+
+def encoder_graph(directory: Path, *, quantized: bool = True) -> bytes:
+    """The encoder of a sentence-transformers directory as a serialized ONNX model.
+
+    Inputs input_ids and attention_mask, int64 [batch, tokens]; output embedding, float [batch, dimension], L2 norm 1.
+
+    :param directory: holds model.safetensors and config.json of a BERT with mean pooling.
+    :param quantized: False gives the float32 twin, for comparisons.
+    :raises ValueError: when config.json describes something else.
+    """
+    config = json.loads((directory / "config.json").read_text())
+    for key, expected in {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}.items():
+        if config.get(key) != expected:
+            raise ValueError(f"{directory}/config.json: {key}: expected {expected}, found {config.get(key)}")
+    graph = _Graph(read_safetensors(directory / "model.safetensors"), config, quantized)
+    return graph.serialized(graph.pooled(graph.encoded()))
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    """The float32 tensors of a safetensors file by name."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            begin, end = entry["data_offsets"]
+            tensors[name] = np.frombuffer(data[start + begin : start + end], "<f4").reshape(entry["shape"])
+    return tensors
+
+
+def quantize(weight: Array, axis: int) -> tuple[Array, Array]:
+    """Symmetric int8 values and their float32 scales, one scale per slice across `axis`: weight ~ values * scales."""
+    scales = np.maximum(np.abs(weight).max(axis=axis, keepdims=True), 1e-12) / 127
+    return np.clip(np.rint(weight / scales), -127, 127).astype(np.int8), scales.astype(np.float32)
+
+
+class _Graph:
+    """Nodes and weights in the making; each method adds a part of BERT and returns the name of its output."""
+
+    def __init__(self, tensors: dict[str, Array], config: dict[str, Any], quantized: bool):
+        self.tensors, self.config, self.quantized = tensors, config, quantized
+        self.nodes: list[Any] = []
+        self.constants: dict[str, Array] = {}
+
+    def op(self, operator: str, *inputs: Input, **attributes: Any) -> str:
+        return self.ops(1, operator, *inputs, **attributes)[0]
+
+    def ops(self, n_outputs: int, operator: str, *inputs: Input, **attributes: Any) -> list[str]:
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        outputs = [f"{operator}_{len(self.nodes)}_{i}" for i in range(n_outputs)]
+        self.nodes.append(helper.make_node(operator, names, outputs, **attributes))
+        return outputs
+
+    def constant(self, value: Array | float | list[int]) -> str:
+        name = f"weight_{len(self.constants)}"
+        kind = np.int64 if isinstance(value, list) else np.float32 if isinstance(value, float) else value.dtype
+        self.constants[name] = (
+            np.ascontiguousarray(np.asarray(value, kind)) if np.ndim(value) else np.asarray(value, kind)
+        )
+        return name
+
+    def tensor(self, *path: object) -> Array:
+        return self.tensors[".".join(map(str, path))]
+
+    def encoded(self) -> str:
+        mask = self.op("Cast", "attention_mask", to=TensorProto.FLOAT)
+        self.mask = self.op("Unsqueeze", mask, [2])  # (batch, tokens, 1)
+        away = self.op("Mul", self.op("Sub", 1.0, mask), -1e4)
+        self.penalty = self.op("Unsqueeze", away, [1, 2])  # (batch, 1, 1, tokens)
+        hidden = self.embedded()
+        for layer in range(self.config["num_hidden_layers"]):
+            hidden = self.attended(hidden, f"encoder.layer.{layer}.attention")
+            hidden = self.transformed(hidden, f"encoder.layer.{layer}")
+        return hidden
+
+    def embedded(self) -> str:
+        words = self.tensor("embeddings.word_embeddings.weight")
+        positions = self.tensor("embeddings.position_embeddings.weight")
+        token_type = self.tensor("embeddings.token_type_embeddings.weight")[0]  # one text at a time: always type 0
+        n_tokens = self.op("Slice", self.op("Shape", "input_ids"), [1], [2])
+        hidden = self.op("Slice", positions + token_type, [0], n_tokens)
+        return self.normalized(self.op("Add", self.rows(words), hidden), "embeddings")
+
+    def rows(self, table: Array) -> str:
+        if not self.quantized:
+            return self.op("Gather", table, "input_ids")
+        values, scales = quantize(table, axis=1)
+        rows = self.op("Cast", self.op("Gather", values, "input_ids"), to=TensorProto.FLOAT)
+        return self.op("Mul", rows, self.op("Gather", scales, "input_ids"))
+
+    def attended(self, hidden: str, name: str) -> str:
+        n_heads, size = self.config["num_attention_heads"], self.config["hidden_size"]
+        factors = {"query": (size // n_heads) ** -0.5, "key": 1, "value": 1}  # softmax's scale goes into the weights
+        weight = np.concatenate([self.tensor(name, "self", p, "weight") * f for p, f in factors.items()])
+        bias = np.concatenate([self.tensor(name, "self", p, "bias") * f for p, f in factors.items()])
+        parts = self.ops(3, "Split", self.product(hidden, weight, bias), [size] * 3, axis=2)
+        heads = [self.op("Reshape", part, [0, 0, n_heads, size // n_heads]) for part in parts]
+        orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        query, key, value = (self.op("Transpose", head, perm=perm) for head, perm in zip(heads, orders, strict=True))
+        weights = self.op("Softmax", self.op("Add", self.op("MatMul", query, key), self.penalty), axis=-1)
+        mixed = self.op("Transpose", self.op("MatMul", weights, value), perm=[0, 2, 1, 3])
+        mixed = self.op("Reshape", mixed, [0, 0, size])
+        output = self.linear(mixed, f"{name}.output.dense")
+        return self.normalized(self.op("Add", output, hidden), f"{name}.output")
+
+    def transformed(self, hidden: str, name: str) -> str:
+        wide = self.linear(hidden, f"{name}.intermediate.dense")
+        erf = self.op("Erf", self.op("Div", wide, math.sqrt(2)))
+        gelu = self.op("Mul", self.op("Mul", wide, self.op("Add", erf, 1.0)), 0.5)
+        return self.normalized(self.op("Add", self.linear(gelu, f"{name}.output.dense"), hidden), f"{name}.output")
+
+    def linear(self, hidden: str, name: str) -> str:
+        return self.product(hidden, self.tensor(name, "weight"), self.tensor(name, "bias"))
+
+    def product(self, hidden: str, weight: Array, bias: Array) -> str:
+        """hidden @ weight.T + bias; weight is (outputs, inputs) as torch keeps it."""
+        if not self.quantized:
+            return self.op("Add", self.op("MatMul", hidden, weight.T), bias)
+        values, scales = quantize(weight, axis=1)
+        integers, scale, zero = self.ops(3, "DynamicQuantizeLinear", hidden)
+        total = self.op("Cast", self.op("MatMulInteger", integers, values.T, zero), to=TensorProto.FLOAT)
+        return self.op("Add", self.op("Mul", total, self.op("Mul", scale, scales[:, 0])), bias)
+
+    def normalized(self, hidden: str, name: str) -> str:
+        weight, bias = self.tensor(name, "LayerNorm.weight"), self.tensor(name, "LayerNorm.bias")
+        return self.op("LayerNormalization", hidden, weight, bias, axis=-1, epsilon=self.config["layer_norm_eps"])
+
+    def pooled(self, hidden: str) -> str:
+        total = self.op("ReduceSum", self.op("Mul", hidden, self.mask), [1], keepdims=0)
+        mean = self.op("Div", total, self.op("ReduceSum", self.mask, [1], keepdims=0))
+        return self.op("LpNormalization", mean, axis=-1, p=2)
+
+    def serialized(self, output: str) -> bytes:
+        self.nodes.append(helper.make_node("Identity", [output], ["embedding"]))
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+            for name in ("input_ids", "attention_mask")
+        ]
+        shape = ["batch", self.config["hidden_size"]]
+        outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, shape)]
+        weights = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        checker.check_model(model)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data

@@ -1,0 +1,439 @@
+"""OpenAI's chat format to our types and back. Pure: sees bytes and values, never a socket.
+
+A field is honoured or refused by name; null, and a value that asks for nothing, count as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from edge_agent.errors import EdgeAgentError, RequestError
+from edge_agent.types import Completion, Decision, Exchange, Message, Options, Query, Wish
+
+WISHES = ("auto", "local", "cloud")
+ROLES = ("system", "user", "assistant", "tool")
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "parallel_tool_calls": (True,),
+    "store": (False,),
+    "metadata": ({},),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+}
+"""Fields of the format that are not honoured, with the values that ask for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    query: Query
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    exchange_id: str
+    rating: str
+    comment: str | None
+
+
+def parse_chat(body: bytes, *, max_messages: int = 256) -> ChatRequest:
+    """A chat completion request. :raises RequestError: naming the field, what was expected and what was found."""
+    data = _object(body)
+    for key in data:
+        _check_known(key, data[key])
+    stream = _bool(data, "stream")
+    extra = _mapping(data, "edge_agent")
+    for key in extra:
+        if key not in ("private", "conversation_id"):
+            raise _wrong(f"edge_agent.{key}", "private or conversation_id", "an unknown field")
+    messages, any_private = _messages(data, max_messages)
+    query = Query(
+        messages=messages,
+        options=_options(data),
+        wish=_wish(data),
+        private=_bool(data, "private") or _bool(extra, "private", "edge_agent.private") or any_private,
+        conversation_id=_text(extra, "conversation_id", "edge_agent.conversation_id", most=128),
+    )
+    stream_options = _mapping(data, "stream_options")
+    if stream_options and not stream:
+        raise _wrong("stream_options", "stream: true beside it", "stream: false")
+    for key in stream_options:
+        if key != "include_usage":
+            raise _wrong(f"stream_options.{key}", "include_usage", "an unknown field")
+    return ChatRequest(query, stream, _bool(stream_options, "include_usage", "stream_options.include_usage"))
+
+
+def parse_feedback(body: bytes) -> Feedback:
+    """A rating of one answer: {id, rating: good | bad, comment}."""
+    data = _object(body)
+    for key in data:
+        if key not in ("id", "rating", "comment"):
+            raise _wrong(key, "id, rating or comment", "an unknown field")
+    exchange_id = _text(data, "id", "id", most=64)
+    if exchange_id is None:
+        raise _wrong("id", "the edge_agent.id of an answer", "nothing")
+    rating = data.get("rating")
+    if rating not in ("good", "bad"):
+        raise _wrong("rating", "good or bad", rating)
+    return Feedback(exchange_id, rating, _text(data, "comment", "comment", most=4096))
+
+
+def render_completion(exchange: Exchange) -> dict[str, Any]:
+    """The answer as one `chat.completion` object."""
+    completion = _completion(exchange)
+    message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
+    if completion.tool_calls:
+        message |= {"content": completion.text or None, "tool_calls": list(completion.tool_calls)}
+    return {
+        "id": f"chatcmpl-{exchange.query.id}",
+        "object": "chat.completion",
+        "created": created(exchange.query),
+        "model": completion.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(completion)}],
+        "usage": usage(completion),
+        "edge_agent": edge_agent_object(exchange),
+    }
+
+
+def render_chunk(query: Query, model: str, delta: dict[str, Any]) -> dict[str, Any]:
+    """One `chat.completion.chunk` object."""
+    return {
+        "id": f"chatcmpl-{query.id}",
+        "object": "chat.completion.chunk",
+        "created": created(query),
+        "model": model,
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}],
+    }
+
+
+def render_ending(exchange: Exchange, include_usage: bool) -> list[dict[str, Any]]:
+    """The last chunks of a stream: tool calls if any, the finish reason with `edge_agent`, usage if asked for."""
+    completion = _completion(exchange)
+    chunks = []
+    if completion.tool_calls:
+        calls = [{"index": i, **call} for i, call in enumerate(completion.tool_calls)]
+        chunks.append(render_chunk(exchange.query, completion.model, {"tool_calls": calls}))
+    final = render_chunk(exchange.query, completion.model, {})
+    final["choices"][0]["finish_reason"] = _finish(completion)
+    chunks.append(final | {"edge_agent": edge_agent_object(exchange)})
+    if include_usage:
+        chunks.append(render_chunk(exchange.query, completion.model, {}) | {"choices": [], "usage": usage(completion)})
+    return chunks
+
+
+def render_error(error: EdgeAgentError, exchange: Exchange | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    kind = "invalid_request_error" if error.status in (400, 404, 405, 413, 415) else "authentication_error"
+    kind = {401: "authentication_error", 403: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
+    kind = "server_error" if error.status >= 500 else kind
+    body: dict[str, Any] = {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    return body | ({"edge_agent": edge_agent_object(exchange)} if exchange else {})
+
+
+def render_models(names: Mapping[str, str]) -> dict[str, Any]:
+    """The list of `model` values: {value: who answers}."""
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in names.items()]
+    return {"object": "list", "data": models}
+
+
+def edge_agent_object(exchange: Exchange) -> dict[str, Any]:
+    """What was decided and what it took; None where there is nothing to say."""
+    decision, completion = exchange.decision, exchange.completion
+    uncertainty = completion.uncertainty if completion else None
+    return {
+        "id": exchange.query.id,
+        "route": decision.route,
+        "score": rounded(decision.score, 4),
+        "threshold": decision.threshold,
+        "reason": decision.reason,
+        "model": completion.model if completion else None,
+        "degraded": decision.degraded,
+        "router_version": decision.router_version,
+        "router_ms": rounded(exchange.router_ms, 2),
+        "first_token_ms": rounded(completion.first_token_ms, 1) if completion else None,
+        "duration_ms": rounded(exchange.duration_ms, 1),
+        "private": exchange.query.private,
+        "uncertainty": {k: rounded(v, 4) for k, v in asdict(uncertainty).items()} if uncertainty else None,
+    }
+
+
+def headers(query: Query, decision: Decision, model: str | None = None) -> dict[str, str]:
+    """The `x-edge-agent-*` headers, as far as the values are known."""
+    values = {
+        "id": query.id,
+        "route": decision.route,
+        "reason": decision.reason,
+        "score": rounded(decision.score, 4),
+        "threshold": decision.threshold,
+        "model": model,
+        "degraded": decision.degraded,
+    }
+    ascii_text = {name: str(value).encode("ascii", "replace").decode() for name, value in values.items() if value is not None}
+    return {f"x-edge-agent-{name}": re.sub(r"[^ -~]", "?", text) for name, text in ascii_text.items()}
+
+
+def usage(completion: Completion) -> dict[str, int]:
+    """OpenAI's usage object; unknown counts are 0."""
+    prompt, answer = completion.input_tokens or 0, completion.output_tokens or 0
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def created(query: Query) -> int:
+    """The query's time in whole seconds since 1970, from the first 48 bits of its UUIDv7."""
+    return int(query.id.replace("-", "")[:12], 16) // 1000
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """`value` with `digits` decimals; None stays None."""
+    return None if value is None else round(value, digits)
+
+
+def _finish(completion: Completion) -> str:
+    return "stop" if completion.finish_reason == "cancelled" else completion.finish_reason
+
+
+def _completion(exchange: Exchange) -> Completion:
+    if exchange.completion is None:
+        raise ValueError(f"exchange {exchange.query.id} has no completion to render")
+    return exchange.completion
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"body: expected UTF-8, found byte 0x{body[error.start]:02x} at offset {error.start}; encode it as UTF-8") from error
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise RequestError(f"body: expected a JSON object: {reason}") from error
+    if not isinstance(data, dict):
+        raise _wrong("body", "a JSON object", data)
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_HONOURED = {
+    "model", "messages", "stream", "stream_options", "private", "edge_agent", "max_tokens", "max_completion_tokens",
+    "temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty", "tools", "tool_choice", "response_format",
+}  # fmt: skip
+
+
+def _check_known(key: str, value: Any) -> None:
+    if key in _HONOURED or value is None or value in _NEUTRAL.get(key, ()):
+        return
+    raise RequestError(f"{key}: this field is not supported; leave it out", param=key, code="unsupported_parameter")
+
+
+def _wish(data: Mapping[str, Any]) -> Wish:
+    wish = data.get("model")
+    if wish is None:
+        raise _wrong("model", "auto, local or cloud", "nothing")
+    if wish not in WISHES:
+        found = repr(wish)[:80]
+        raise RequestError(f"model: expected auto, local or cloud, found {found}", param="model", code="model_not_found", status=404)
+    return cast(Wish, wish)
+
+
+def _messages(data: Mapping[str, Any], most: int) -> tuple[tuple[Message, ...], bool]:
+    found = data.get("messages")
+    if not isinstance(found, list) or not found:
+        raise _wrong("messages", "a list of at least one message", found)
+    if len(found) > most:
+        raise _wrong("messages", f"at most {most} messages", f"{len(found)}")
+    messages = tuple(_message(item, f"messages[{i}]") for i, item in enumerate(found))
+    return messages, any(_bool(item, "private", f"messages[{i}].private") for i, item in enumerate(found))
+
+
+def _message(item: Any, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise _wrong(where, "an object with role and content", item)
+    for key in item:
+        if key not in ("role", "content", "tool_calls", "tool_call_id", "name", "private", "refusal", "annotations", "audio"):
+            raise _wrong(f"{where}.{key}", "role, content, tool_calls, tool_call_id, name or private", "an unknown field")
+    role = "system" if item.get("role") == "developer" else item.get("role")
+    if role not in ROLES:
+        raise _wrong(f"{where}.role", ", ".join(ROLES), item.get("role"))
+    if item.get("audio"):
+        raise _wrong(f"{where}.audio", "text only", "audio")
+    calls = _tool_calls(item, where) if role == "assistant" else ()
+    name = _text(item, "name", f"{where}.name", most=64)
+    if name is not None and not _NAME.fullmatch(name):
+        raise _wrong(f"{where}.name", "letters, digits, - and _", name)
+    call_id = _text(item, "tool_call_id", f"{where}.tool_call_id", most=64)
+    if role == "tool" and call_id is None:
+        raise _wrong(f"{where}.tool_call_id", "the id of the call this message answers", "nothing")
+    return Message(role, _content(item, where, optional=bool(calls)), calls, call_id, name)
+
+
+def _content(item: Mapping[str, Any], where: str, optional: bool) -> str:
+    content = item.get("content")
+    if content is None and optional:
+        return ""
+    if isinstance(content, list) and content:
+        return "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+    if not isinstance(content, str):
+        raise _wrong(f"{where}.content", "text", content)
+    return _clean(content)
+
+
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        kind = part.get("type") if isinstance(part, dict) else part
+        raise _wrong(where, '{"type": "text", "text": ...}', kind)
+    return _clean(part["text"])
+
+
+def _clean(text: str) -> str:
+    """Text that can be encoded: JSON may carry half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _tool_calls(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ...]:
+    calls = item.get("tool_calls")
+    if calls is None:
+        return ()
+    if not isinstance(calls, list):
+        raise _wrong(f"{where}.tool_calls", "a list", calls)
+    checked = []
+    for i, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        place = f"{where}.tool_calls[{i}]"
+        if not isinstance(function, dict) or not _is_name(function.get("name")) or not isinstance(function.get("arguments"), str):
+            raise _wrong(place, '{"id", "type": "function", "function": {"name", "arguments"}}', call)
+        function = {"name": function["name"], "arguments": _clean(function["arguments"])}
+        checked.append({"id": _text(call, "id", f"{place}.id", most=64) or f"call_{i}", "type": "function", "function": function})
+    return tuple(checked)
+
+
+def _options(data: Mapping[str, Any]) -> Options:
+    if data.get("max_tokens") is not None and data.get("max_completion_tokens") is not None:
+        raise _wrong("max_tokens", "max_tokens or max_completion_tokens", "both")
+    max_tokens = "max_completion_tokens" if data.get("max_completion_tokens") is not None else "max_tokens"
+    tools = _tools(data)
+    return Options(
+        max_tokens=_integer(data, max_tokens, 1, 1 << 20),
+        temperature=_number(data, "temperature", 0, 2),
+        top_p=_number(data, "top_p", 0, 1),
+        seed=_integer(data, "seed", -(1 << 63), (1 << 63) - 1),
+        frequency_penalty=_number(data, "frequency_penalty", -2, 2),
+        presence_penalty=_number(data, "presence_penalty", -2, 2),
+        stop=_stop(data),
+        tools=tools,
+        tool_choice=_tool_choice(data, [tool["function"]["name"] for tool in tools]),
+        response_format=_response_format(data),
+    )
+
+
+def _stop(data: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = data.get("stop")
+    if stop is None:
+        return ()
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in stops) or len(stops) > 4:
+        raise _wrong("stop", "text or a list of at most 4 texts of 1 to 256 characters", stop)
+    return tuple(_clean(s) for s in stops)
+
+
+def _tools(data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    tools = data.get("tools")
+    if tools is None:
+        return ()
+    if not isinstance(tools, list):
+        raise _wrong("tools", "a list", tools)
+    for i, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
+            raise _wrong(f"tools[{i}]", '{"type": "function", "function": {"name": ..., "parameters": ...}}', tool)
+        if not isinstance(function.get("parameters", {}), dict):
+            raise _wrong(f"tools[{i}].function.parameters", "a JSON schema", function["parameters"])
+    return tuple(tools)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _tool_choice(data: Mapping[str, Any], names: list[str]) -> str | dict[str, Any] | None:
+    choice = data.get("tool_choice")
+    if choice is None or (choice in ("none", "auto") and isinstance(choice, str)):
+        return cast("str | None", choice)
+    if choice == "required" and names:
+        return "required"
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    if isinstance(function, dict) and function.get("name") in names:
+        return cast("dict[str, Any]", choice)
+    raise _wrong("tool_choice", "none, auto, required or a function of tools", choice)
+
+
+def _response_format(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    form = data.get("response_format")
+    if form is None or form == {"type": "text"}:
+        return None
+    kind = form.get("type") if isinstance(form, dict) else form
+    if kind == "json_object":
+        return {"type": "json_object"}
+    if kind != "json_schema":
+        raise _wrong("response_format.type", "text, json_object or json_schema", kind)
+    schema = form.get("json_schema")
+    if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict) or not _is_name(schema.get("name")):
+        raise _wrong("response_format.json_schema", '{"name": ..., "schema": {...}}', schema)
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _bool(data: Mapping[str, Any], key: str, where: str | None = None) -> bool:
+    value = data.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise _wrong(where or key, "true or false", value)
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise _wrong(key, "an object", value)
+
+
+def _text(data: Mapping[str, Any], key: str, where: str, most: int) -> str | None:
+    value = data.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= most:
+        raise _wrong(where, f"text of 1 to {most} characters", value)
+    return _clean(value)
+
+
+def _integer(data: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
+    value = data.get(key)
+    if value is None or (type(value) is int and low <= value <= high):
+        return value
+    raise _wrong(key, f"a whole number from {low} to {high}", value)
+
+
+def _number(data: Mapping[str, Any], key: str, low: float, high: float) -> float | None:
+    value = data.get(key)
+    if value is None:
+        return None
+    if type(value) in (int, float) and low <= value <= high:
+        return float(value)
+    raise _wrong(key, f"a number from {low} to {high}", value)
+
+
+def _wrong(where: str, expected: str, found: Any) -> RequestError:
+    shown = found if isinstance(found, str) and len(found) < 80 else json.dumps(found, default=repr)[:80]
+    return RequestError(f"{where}: expected {expected}, found {shown or repr(found)}", param=where)
