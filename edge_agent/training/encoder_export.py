@@ -1,4 +1,4 @@
-"""A sentence encoder's weights (BERT, safetensors) as one int8 ONNX graph with pooling inside. Trains nothing.
+"""A sentence encoder's weights (BERT, safetensors) as one int8 ONNX graph with pooling inside. Trains no weight.
 
 Weights are symmetric int8 with a scale per output channel, embeddings with a scale per row; activations are quantized
 at run time (DynamicQuantizeLinear, MatMulInteger). Only operators of ONNX itself, opset 17. The graph is written here
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,71 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from edge_agent.router import Encoder
+from edge_agent.training.files import sha256, write_directory
+
 Array = npt.NDArray[Any]
 Input = str | Array | float | list[int]
 """Of a node: another node's output, a weight, a float32 scalar or an int64 list."""
 
 OPSET, IR_VERSION = 17, 8
+INPUTS = ["input_ids", "attention_mask"]
+COSINE_MEAN, COSINE_MIN = 0.99, 0.97
+"""What quantization may cost; a wrong scale or a per-tensor one costs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How closely the int8 graph follows its float32 twin: cosines of their embeddings over `parity_texts()`."""
+
+    n_texts: int
+    cosine_mean: float
+    cosine_min: float
+
+
+def export_encoder(source: Path, encoders: Path, name: str) -> Path:
+    """Writes `encoders`/<name>-<sha8>/{model.onnx, tokenizer.json, encoder.json}, whole or not at all.
+
+    :param source: a sentence-transformers directory: config.json, model.safetensors, tokenizer.json.
+    :returns: the directory; when it was there already it is left as it is.
+    :raises ValueError: when the int8 graph is further from float32 than COSINE_MEAN and COSINE_MIN allow.
+    """
+    model, tokenizer = encoder_graph(source), (source / "tokenizer.json").read_bytes()
+    found = parity(model, encoder_graph(source, quantized=False), tokenizer)
+    if found.cosine_mean < COSINE_MEAN or found.cosine_min < COSINE_MIN:
+        raise ValueError(
+            f"{source}: int8 cosine to float32: expected mean {COSINE_MEAN}, min {COSINE_MIN}, found {found}"
+        )
+    card = {
+        "name": name,
+        "source_sha256": sha256((source / "model.safetensors").read_bytes()),
+        "inputs": INPUTS,
+        "quantization": "int8 weights per channel, activations at run time; embeddings int8 per row",
+        "parity": asdict(found),
+    }
+    files = {"model.onnx": model, "tokenizer.json": tokenizer, "encoder.json": json.dumps(card, indent=1).encode()}
+    return write_directory(encoders / f"{name}-{sha256(model)[:8]}", files)
+
+
+def parity(model: bytes, reference: bytes, tokenizer: bytes) -> Parity:
+    """Cosines between the embeddings of two graphs, one text at a time and unpadded, as on the device."""
+    encoders = [Encoder(graph, tokenizer, inputs=INPUTS, max_tokens=128) for graph in (model, reference)]
+    texts = parity_texts()
+    cosines = [float(encoders[0].embed(text) @ encoders[1].embed(text)) for text in texts]
+    return Parity(len(texts), round(float(np.mean(cosines)), 4), round(min(cosines), 4))
+
+
+def parity_texts() -> list[str]:
+    """Texts of all lengths and kinds a device meets: commands, questions, sums, code, other scripts, pages."""
+    rooms, things, states = ("kitchen", "bedroom", "cellar"), ("light", "heating", "fan"), ("on", "off", "to 40 %")
+    commands = [f"turn the {r} {t} {s}" for r in rooms for t in things for s in states]
+    people, verbs = ("Marie Curie", "the mayor of Lyon", "my neighbour"), ("born", "elected", "seen last")
+    questions = [f"{w} was {p} {v}?" for w in ("When", "Where", "Why") for p in people for v in verbs]
+    sums = [f"What is {17 * i} {sign} {i + 3}? Show each step." for i in range(2, 12) for sign in "+-*/"]
+    code = [f"def f_{i}(x):\n    return x ** {i} if x > {i} else -x\n# why does f_{i}(3) fail?" for i in range(10)]
+    other = ["", "?", "ok", "Merci beaucoup, à demain !", "Как дела?", "今日の天気は？", "😀😀😀", "a" * 300, "7" * 50]
+    single = commands + questions + sums + code + other
+    return single + [" ".join(single[i : i + n]) for n in (3, 8, 20) for i in range(0, len(single) - n, n)]
 
 
 def encoder_graph(directory: Path, *, quantized: bool = True) -> bytes:
@@ -156,10 +217,7 @@ class _Graph:
 
     def serialized(self, output: str) -> bytes:
         self.nodes.append(helper.make_node("Identity", [output], ["embedding"]))
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
-            for name in ("input_ids", "attention_mask")
-        ]
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
         shape = ["batch", self.config["hidden_size"]]
         outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, shape)]
         weights = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
