@@ -312,7 +312,8 @@ def pull(name: str | None, list_only: bool, as_json: bool, config: str | None) -
     """Downloads the model NAME, by default the configured one, and verifies it."""
     from edge_agent import model_store
     from edge_agent.config import xdg_dir
-    from edge_agent.display import Progress, model_lines
+    from edge_agent.display import model_lines
+    from edge_agent.progress import Progress
 
     store_dir = xdg_dir("cache") / "models"
     if list_only:
@@ -320,8 +321,11 @@ def pull(name: str | None, list_only: bool, as_json: bool, config: str | None) -
         _print(models, as_json, lambda: model_lines(models))
         return
     name = name or Where(config, None).settings().local.model
-    with Progress(sys.stderr) as progress:
-        path = str(model_store.pull(name, store_dir, progress=progress.show, say=progress.say))
+    progress = Progress(name)
+    try:
+        path = str(model_store.pull(name, store_dir, progress=progress, say=progress.say))
+    finally:
+        progress.close()
     _print({"name": name, "path": path}, as_json, lambda: [path])
 
 

@@ -6,11 +6,9 @@ Knows the daemon's words and turns them into lines; asks, reads and decides noth
 from __future__ import annotations
 
 import json
-import math
 import re
-import time
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, TextIO
 
@@ -61,42 +59,6 @@ class Console:
     def error(self, text: str) -> None:
         """One line that says what went wrong."""
         print("error: " + " ".join(printable(text).split()), file=self._err, flush=True)
-
-
-class Progress:
-    """How far a download is: one line that is rewritten in a terminal, else a line every five seconds."""
-
-    def __init__(self, err: TextIO, clock: Callable[[], float] = time.monotonic):
-        self._err, self._clock = err, clock
-        self._rewrites = err.isatty()
-        self._every_s = 0.2 if self._rewrites else 5.0
-        self._shown_s = -math.inf
-        self._open = False
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end_line()
-
-    def show(self, done_bytes: int, total_bytes: int) -> None:
-        """Shows the share, not too often, but always the end."""
-        if self._clock() - self._shown_s < self._every_s and done_bytes < total_bytes:
-            return
-        self._shown_s = self._clock()
-        text = f"{done_bytes / max(total_bytes, 1):4.0%}  {done_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB"
-        print(f"\r{text}" if self._rewrites else text, end="" if self._rewrites else "\n", file=self._err, flush=True)
-        self._open = self._rewrites
-
-    def say(self, text: str) -> None:
-        """A sentence on a line of its own."""
-        self._end_line()
-        print(printable(text), file=self._err, flush=True)
-
-    def _end_line(self) -> None:
-        if self._open:
-            print(file=self._err, flush=True)
-        self._open = False
 
 
 def printable(text: str) -> str:
@@ -162,7 +124,7 @@ def log_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             _local_time(row["created_utc"]),
             id,
             row["route"] or "-",
-            " ".join(filter(None, [_words(row["reason"]), f"({_words(row['degraded'])})" if row["degraded"] else ""])),
+            _outcome(row),
             _comparison(row),
             "" if row["duration_ms"] is None else f"{row['duration_ms']:.0f} ms",
             first_words(row),
@@ -170,6 +132,12 @@ def log_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for row, id in zip(rows, short_ids([row["id"] for row in rows]), strict=True)
     ]
     return _aligned(table, right={5})
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """Why it went there, and what went wrong: `below threshold (cloud unavailable)`."""
+    troubles = ", ".join(_words(row[name]) for name in ("degraded", "error") if row[name])
+    return _words(row["reason"]) + (f" ({troubles})" if troubles else "")
 
 
 def _aligned(table: Iterable[tuple[str, ...]], right: Collection[int] = ()) -> Iterator[str]:
