@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 from edge_agent import policy
 from edge_agent.errors import CloudError, EdgeAgentError, RequestError, RouterError
 from edge_agent.policy import Facts
-from edge_agent.types import Chunk, Decision, Exchange, Query, Route
+from edge_agent.types import Chunk, Completion, Decision, Exchange, Query, Route
 
 _LOGGER = logging.getLogger(__name__)
+
+Answer = Generator[Chunk, None, Completion]
 
 
 class Model(Protocol):
@@ -24,7 +26,10 @@ class Model(Protocol):
     `cancelled` ends it soon, with finish_reason `cancelled`.
     """
 
-    def generate(self, query: Query, cancelled: threading.Event) -> Iterator[Chunk]: ...
+    @property
+    def name(self) -> str: ...
+
+    def generate(self, query: Query, cancelled: threading.Event) -> Answer: ...
 
 
 class LocalModel(Model, Protocol):
@@ -114,11 +119,11 @@ class Agent:
             return 0, refused
 
     def answer(self, query: Query, cancelled: threading.Event) -> Generator[Decision | Chunk, None, Exchange]:
-        """Yield the Decision once it is final, then the answer's Chunks; return the Exchange, which is in the log by then.
+        """Yield the Decision once it is final, then Chunks; return the Exchange, which is in the log by then.
 
         :raises EdgeAgentError: when there is no answer or it broke off; the row says so.
         """
-        started = time.perf_counter()
+        started, shown = time.perf_counter(), []  # type: ignore[var-annotated]
         exchange = Exchange(query, Decision(None, "unanswerable"))
         try:
             plan = self.plan(query)
@@ -126,20 +131,18 @@ class Agent:
             chunks, decision = self._start(query, plan, cancelled)
             exchange = replace(exchange, decision=decision)
             yield decision
-            completion = yield from _completed(chunks)
+            completion = yield from _completed(chunks, shown)
             exchange = replace(exchange, completion=completion)
-        except EdgeAgentError as error:
-            exchange = replace(exchange, error=error.code)
-            raise
-        except BaseException:
-            exchange = replace(exchange, error="internal_error")
+        except BaseException as error:
+            code = error.code if isinstance(error, EdgeAgentError) else EdgeAgentError.code
+            exchange = replace(exchange, error=code, completion=self._broken_off(exchange.decision, shown))
             raise
         finally:  # before the end is told: a client that saw it may read the log at once
             exchange = replace(exchange, duration_ms=_ms_since(started))
             self._log.append(exchange)
         return exchange
 
-    def _start(self, query: Query, plan: Plan, cancelled: threading.Event) -> tuple[Iterator[Chunk], Decision]:
+    def _start(self, query: Query, plan: Plan, cancelled: threading.Event) -> tuple[Answer, Decision]:
         decision, facts = plan.decision, plan.facts
         if decision.route is None:
             raise policy.refusal(decision, facts)
@@ -154,15 +157,28 @@ class Agent:
             _LOGGER.warning("cloud failed, the local model answers: %s", error.message)
         return self._local.generate(query, cancelled), fallback
 
+    def _broken_off(self, decision: Decision, shown: list[str]) -> Completion | None:
+        """What the client saw of an answer that broke off; None when that is nothing."""
+        model = self._cloud if decision.route == "cloud" else self._local
+        return (
+            Completion("".join(shown), model.name if not isinstance(model, str) else model, "error") if shown else None
+        )
+
     def _cloud_problem(self) -> str | None:
         if isinstance(self._cloud, str):
             return self._cloud
         return None if self._cloud.available else "cloud_unavailable"
 
 
-def _completed(chunks: Iterator[Chunk]):  # type: ignore[no-untyped-def]
-    completion = yield from chunks
-    return completion
+def _completed(chunks: Answer, shown: list[str]) -> Answer:
+    """Pass the chunks on, their texts kept in `shown`; return the generator's Completion."""
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration as end:
+            return cast(Completion, end.value)
+        shown.append(chunk.text)
+        yield chunk
 
 
 def _ms_since(started: float) -> float:

@@ -58,11 +58,16 @@ class ChatTemplate:
     def _render(self, messages: list[dict[str, Any]], tools: Any) -> str:
         try:
             return self._template.render(
-                messages=messages, tools=tools or None, add_generation_prompt=True, bos_token=self._bos, eos_token=self._eos
+                messages=messages,
+                tools=tools or None,
+                add_generation_prompt=True,
+                bos_token=self._bos,
+                eos_token=self._eos,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(
-                f"messages: the local model's chat template refuses them: {error}; change their order or roles", param="messages"
+                f"messages: the local model's chat template refuses them: {error}; change their order or roles",
+                param="messages",
             ) from error
 
 

@@ -333,14 +333,9 @@ def pull(name: str | None, list_only: bool, as_json: bool, config: str | None) -
 @_json_option
 def version(as_json: bool) -> None:
     """The version of edge-agent."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+    from edge_agent import __version__
 
-    try:
-        found = installed("edge-agent")
-    except PackageNotFoundError:
-        found = "unknown: it runs from its sources"
-    _print({"version": found}, as_json, lambda: [f"edge-agent {found}"])
+    _print({"version": __version__}, as_json, lambda: [f"edge-agent {__version__}"])
 
 
 FULL_ID = 36

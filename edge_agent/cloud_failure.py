@@ -83,7 +83,8 @@ def of_exception(error: Exception, *, connected: bool, connect_timeout_s: float,
     causes = list(_causes(error))
     if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema, InvalidProxyURL and the like
         return Failure("cannot be asked: check cloud.base_url and the proxy variables", unavailable=False)
-    timed_out = any(isinstance(c, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for c in causes)
+    timeouts = (TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError)
+    timed_out = any(isinstance(cause, timeouts) for cause in causes)
     if connected:
         silence = f"sent nothing for {read_timeout_s:g} s"
         return Failure(silence if timed_out else "the connection broke off", unavailable=True)
@@ -150,7 +151,7 @@ def _details(body: bytes) -> tuple[str, str]:
         return "", _one_line(error) if isinstance(error, str) else ""
     code = str(error.get("code") or error.get("type") or "")
     quote = error.get("message") or error.get("detail") or ""
-    return code if re.fullmatch(r"[\w.-]{1,64}", code) else "", _one_line(quote)
+    return code if re.fullmatch(r"[a-zA-Z][\w.-]{,63}", code) else "", _one_line(quote)
 
 
 def _one_line(value: object) -> str:

@@ -23,10 +23,12 @@ from edge_agent.cloud_failure import Failure, no_connection, of_exception
 POLL_S = 0.1
 """How often a waiting caller looks whether it was cancelled."""
 BLOCK_BYTES = 1 << 16
+BLOCKS_AHEAD = 64
+"""A slow caller is waited for after this many: together with BLOCK_BYTES this bounds the memory of a transfer."""
 ANSWER_BYTES = 8 << 20
 CONNECTIONS = 32
 CONNECT_PATIENCE = 2
-"""Connect timeouts that name lookup, all addresses and TLS may take together: one dead address (often IPv6) is normal."""
+"""Name lookup, all addresses and TLS together may take so many connect timeouts: one dead address (IPv6) is normal."""
 
 
 class Cancelled(Exception):
@@ -103,7 +105,7 @@ class Transfer:
         self._clock, self._cancelled, self._timeouts = clock, cancelled, timeouts
         self._began = clock()
         self._deadline = (self._began if started is None else started) + timeouts.total_s
-        self._items: queue.SimpleQueue[Head | bytes | Exception] = queue.SimpleQueue()
+        self._items: queue.Queue[Head | bytes | Exception] = queue.Queue(BLOCKS_AHEAD)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._connected = self._closed = False
@@ -181,27 +183,33 @@ class Transfer:
         try:
             # No redirects: the key goes to the configured host alone.
             with request(stream=True, allow_redirects=False, timeout=timeout) as response:
-                self._items.put(Head(response.status_code, response.headers))
+                self._put(Head(response.status_code, response.headers))
                 self._pump(response.raw)
-            self._items.put(b"")
+            self._put(b"")
         except Exception as error:
-            self._items.put(error)
+            self._put(error)
         finally:
             with self._lock:
                 self._socket = None  # it is the pool's again
 
     def _pump(self, raw: Any) -> None:
-        """Moves the body to the queue; bounded, so that a slow caller costs no more memory than ANSWER_BYTES."""
         size = 0
         # read1, not iter_content: that waits for a full block when the body is not chunked, and for the whole of a
         # chunk, however large, when it is.
-        while block := raw.read1(BLOCK_BYTES, decode_content=True):
+        while not self._over() and (block := raw.read1(BLOCK_BYTES, decode_content=True)):
             size += len(block)
             if size > ANSWER_BYTES:
                 raise Failure(f"sent more than {ANSWER_BYTES >> 20} MiB", unavailable=False)
-            self._items.put(block)
-            if self._cancelled.is_set() or self._clock() >= self._deadline:
-                return
+            self._put(block)
+
+    def _put(self, item: Head | bytes | Exception) -> None:
+        while not self._over():
+            with suppress(queue.Full):
+                return self._items.put(item, timeout=POLL_S)
+
+    def _over(self) -> bool:
+        """Whether nobody waits any more; also when a caller went away without `close`."""
+        return self._closed or self._cancelled.is_set() or self._clock() >= self._deadline
 
 
 _running = threading.local()
@@ -217,7 +225,7 @@ class _Adapter(HTTPAdapter):
     """Gives out connections that tell the transfer their socket: requests itself keeps it out of reach."""
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         pool.ConnectionCls = _attaching(pool.ConnectionCls)  # also a proxy's pool
         return pool
 

@@ -19,7 +19,9 @@ def _key(default: Any, comment: str, minimum: float | None = None, maximum: floa
 @dataclass(frozen=True, slots=True)
 class Socket:
     path: str | None = _key(None, "Unix socket; null: edge-agent.sock in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR")
-    group: str | None = _key(None, "group that may connect: the socket gets mode 0660 and this group; null: 0600, owner only")
+    group: str | None = _key(
+        None, "group that may connect: the socket gets mode 0660 and this group; null: 0600, owner only"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,13 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class Cloud:
     enabled: bool = _key(True, "false: nothing is ever sent to the cloud, whatever else is set")
-    base_url: str | None = _key(None, "any OpenAI-compatible endpoint, such as https://api.example.com/v1; null: local only")
+    base_url: str | None = _key(
+        None, "any OpenAI-compatible endpoint, such as https://api.example.com/v1; null: local only"
+    )
     model: str | None = _key(None, "the model to ask for there; needed with base_url")
-    api_key_env: str | None = _key("EDGE_AGENT_CLOUD_API_KEY", "environment variable that holds the key; null: no key is sent")
+    api_key_env: str | None = _key(
+        "EDGE_AGENT_CLOUD_API_KEY", "environment variable that holds the key; null: no key is sent"
+    )
     connect_timeout_s: float = _key(3.0, "wait this long for a connection", 0.01)
     read_timeout_s: float = _key(60.0, "wait this long for the next bytes", 0.01)
     total_timeout_s: float = _key(300.0, "wait this long for the whole answer", 0.01)
@@ -67,7 +73,9 @@ class Cloud:
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    path: str | None = _key(None, "router bundle; null: router_models/current of the state directory, the clone or the package")
+    path: str | None = _key(
+        None, "router bundle; null: router_models/current of the state directory, the clone or the package"
+    )
     threshold: float | None = _key(None, "escalate when score >= threshold; null: the one on the bundle's card", 0, 1)
     on_error: str = _key("local", "route when the router cannot score: local or cloud")
     n_threads: int = _key(1, "threads for the router", 1, 4)
@@ -142,9 +150,15 @@ def find_config(path: str | os.PathLike[str] | None, environ: Mapping[str, str])
     named = path or environ.get("EDGE_AGENT_CONFIG")
     if named:
         if not Path(named).is_file():
-            raise ConfigError(f"config file {named}: not found; give another with --config or leave it out for the defaults")
+            raise ConfigError(
+                f"config file {named}: not found; give another with --config or leave it out for the defaults"
+            )
         return Path(named)
-    places = [environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0], str(xdg_dir("config", environ)), "/etc/edge-agent"]
+    places = [
+        environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0],
+        str(xdg_dir("config", environ)),
+        "/etc/edge-agent",
+    ]
     return next((p for place in places if place and (p := Path(place) / "config.yaml").is_file()), None)
 
 
@@ -188,7 +202,9 @@ def _merge_file(values: dict[str, dict[str, Any]], file: Path) -> None:
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}; mend the line or start from config.yaml") from error
+        raise ConfigError(
+            f"{file}: not YAML: {' '.join(str(error).split())}; mend the line or start from config.yaml"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     if loaded is None:
@@ -203,7 +219,8 @@ def _merge_file(values: dict[str, dict[str, Any]], file: Path) -> None:
         if not isinstance(keys, dict):
             raise ConfigError(f"{file}: section {section}: expected `key: value` lines, found {_named(keys)}")
         for key, value in keys.items():
-            values[section][_known(section, key, str(file))] = _checked(section, key, value, str(file))
+            name = _known(section, key, str(file))
+            values[section][name] = _checked(section, name, value, str(file))
 
 
 def _merge_environment(values: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
@@ -220,7 +237,7 @@ def _merge_environment(values: dict[str, dict[str, Any]], environ: Mapping[str, 
 
 
 def _from_text(section: str, key: str, text: str) -> Any:
-    """An environment variable's text as a value of the key's type; what does not parse stays text and fails the check."""
+    """A variable's text as a value of the key's type; what does not parse stays text and fails the check."""
     kind = _kind(section, key)
     if text == "" or text.lower() == "null":
         return None if _optional(section, key) else text
@@ -246,12 +263,16 @@ def _checked(section: str, key: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {name}: expected {expected}{null}, found {_named(value)}")
     limits = next(f.metadata for f in _fields(section) if f.name == key)
     low, high = limits["minimum"], limits["maximum"]
-    if kind in (int, float) and not (value == value and (low is None or value >= low) and (high is None or value <= high)):
+    if kind in (int, float) and not (
+        value == value and (low is None or value >= low) and (high is None or value <= high)
+    ):
         bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
         raise ConfigError(f"{where}: {name}: expected a value {bounds}, found {value}")
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
-        raise ConfigError(f"{where}: {name}: expected {' or '.join(choices)}, found {value!r}{_nearest(value, choices)}")
+        raise ConfigError(
+            f"{where}: {name}: expected {' or '.join(choices)}, found {value!r}{_nearest(value, choices)}"
+        )
     return value
 
 
@@ -261,11 +282,15 @@ def _check_together(config: Config) -> None:
         if not cloud.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"{where}: cloud.base_url: expected http:// or https://, found {cloud.base_url!r}")
         if cloud.base_url.startswith("http://") and not is_loopback(cloud.base_url.split("/")[2]):
-            raise ConfigError(f"{where}: cloud.base_url: {cloud.base_url} would send prompts and the key unencrypted; use https://")
+            raise ConfigError(
+                f"{where}: cloud.base_url: {cloud.base_url} would send prompts and the key unencrypted; use https://"
+            )
         if not cloud.model:
             raise ConfigError(f"{where}: cloud.model: expected the model to ask for at {cloud.base_url}, found null")
     if config.tcp.port is not None and not is_loopback(config.tcp.host):
-        raise ConfigError(f"{where}: tcp.host: expected a loopback address such as 127.0.0.1, found {config.tcp.host!r}")
+        raise ConfigError(
+            f"{where}: tcp.host: expected a loopback address such as 127.0.0.1, found {config.tcp.host!r}"
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ write); readers open the file read-only. A row that cannot be written is kept in
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import sqlite3
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ class DecisionLog:
         return len(self._kept) + self.dropped
 
     def append(self, exchange: Exchange) -> None:
-        """Record the exchange; returns when it is on disk, or after max_wait_ms without it. Never raises for the disk."""
+        """Record the exchange; returns once it is on disk, or after max_wait_ms. Never raises for the disk."""
         row = to_row(exchange, content=self._content)
         if row["messages"] is not None:
             self._link_to_parent(exchange, row)
@@ -73,7 +75,12 @@ class DecisionLog:
         """
         known = self._reader_has(exchange_id) or any(row.get("id") == exchange_id for _, row in list(self._kept))
         if not known:
-            raise RequestError(f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`", param="id", status=404, code="not_found")
+            raise RequestError(
+                f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`",
+                param="id",
+                status=404,
+                code="not_found",
+            )
         row = {"exchange_id": exchange_id, "rating": rating, "comment": comment, "created_utc": utc_now()}
         self._put("feedback", row)
 
@@ -97,10 +104,13 @@ class DecisionLog:
         written = threading.Event()
         self._pending.put((table, row, written))
         if not written.wait(self._max_wait_s):
-            _LOGGER.warning("decision log: a row was not on disk after %.0f ms; the answer went out before it", self._max_wait_s * 1000)
+            _LOGGER.warning(
+                "decision log: a row was not on disk after %.0f ms; the answer went out before it",
+                self._max_wait_s * 1000,
+            )
 
     def _link_to_parent(self, exchange: Exchange, row: Row) -> None:
-        """Store only the messages that follow the last answer we gave in this conversation: a long chat stays linear."""
+        """Store only the messages after the last answer we gave in this conversation: a long chat stays linear."""
         messages = exchange.query.messages
         turns = [i + 1 for i, m in enumerate(messages) if m.role == "assistant"]
         for end in reversed(turns):
@@ -164,7 +174,7 @@ class DecisionLog:
             self._kept.append(item)
 
     def _reader_has(self, exchange_id: str) -> bool:
-        with LogReader(self.path).connect() as connection:
+        with closing(LogReader(self.path).connect()) as connection:
             return connection.execute("SELECT 1 FROM exchanges WHERE id = ?", [exchange_id]).fetchone() is not None
 
 
@@ -177,19 +187,24 @@ class LogReader:
     def connect(self) -> sqlite3.Connection:
         """A read-only connection. :raises LogError: when there is no log, or it cannot be read."""
         if not self.path.exists():
-            raise LogError(f"{self.path}: there is no decision log yet; it is made when `edge-agent serve` first starts")
+            raise LogError(
+                f"{self.path}: there is no decision log yet; it is made when `edge-agent serve` first starts"
+            )
         try:
             connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
             connection.row_factory = sqlite3.Row
             connection.execute("SELECT 1 FROM exchanges LIMIT 1")
         except sqlite3.Error as error:
             raise LogError(
-                f"{self.path}: cannot be read as a decision log: {error}; check the file's owner and mode, or move it away and start anew"
+                f"{self.path}: cannot be read as a decision log: {error};"
+                " check the file's owner and mode, or move it away and start anew"
             ) from error
         return connection
 
-    def rows(self, *, route: str | None = None, since_utc: str | None = None, text: str | None = None, limit: int = 20) -> list[Row]:
-        """The newest exchanges first, filtered by route, earliest time (ISO 8601, UTC) and text in question or answer."""
+    def rows(
+        self, *, route: str | None = None, since_utc: str | None = None, text: str | None = None, limit: int = 20
+    ) -> list[Row]:
+        """The newest exchanges first, by route, earliest time (ISO 8601, UTC) and text in question or answer."""
         where, values = ["1"], []  # type: ignore[var-annotated]
         if route:
             where, values = [*where, "route = ?"], [*values, route]
@@ -199,7 +214,7 @@ class LogReader:
             where.append("(instr(lower(messages), lower(?)) OR instr(lower(answer), lower(?)))")
             values += [json.dumps(text, ensure_ascii=False)[1:-1], text]
         query = f"SELECT * FROM exchanges WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
-        with self.connect() as connection:
+        with closing(self.connect()) as connection:
             return [_readable(row) for row in connection.execute(query, [*values, limit])]
 
     def row(self, exchange_id: str) -> Row:
@@ -207,7 +222,7 @@ class LogReader:
 
         :raises LogError: when none or several match.
         """
-        with self.connect() as connection:
+        with closing(self.connect()) as connection:
             pattern = exchange_id.replace("%", "").replace("_", "")
             found = connection.execute(
                 "SELECT * FROM exchanges WHERE id LIKE ? OR id LIKE ? LIMIT 2", [f"{pattern}%", f"%{pattern}"]
@@ -216,13 +231,15 @@ class LogReader:
                 problem = "no exchange has" if not found or not pattern else "several exchanges have"
                 raise LogError(f"{problem} the id {exchange_id!r}; `edge-agent logs` lists them")
             row = _readable(found[0])
-            feedback = connection.execute("SELECT rating, comment, created_utc FROM feedback WHERE exchange_id = ? ORDER BY seq", [row["id"]])
+            feedback = connection.execute(
+                "SELECT rating, comment, created_utc FROM feedback WHERE exchange_id = ? ORDER BY seq", [row["id"]]
+            )
             return row | {"feedback": [dict(item) for item in feedback]}
 
     def conversation(self, row: Row) -> list[Row]:
         """All messages of the request behind a row, those the parents hold included, as far as they are still there."""
         messages = json.loads(row["messages"] or "[]")
-        with self.connect() as connection:
+        with closing(self.connect()) as connection:
             while row["parent_id"]:
                 found = connection.execute("SELECT * FROM exchanges WHERE id = ?", [row["parent_id"]]).fetchone()
                 if found is None:
@@ -234,7 +251,7 @@ class LogReader:
 
     def status(self) -> Row:
         """Path, size on disk in bytes (WAL included), rows, and the time of the first and last one."""
-        with self.connect() as connection:
+        with closing(self.connect()) as connection:
             rows, first, last, top = connection.execute(
                 "SELECT count(*), min(created_utc), max(created_utc), max(seq) FROM exchanges"
             ).fetchone()
@@ -255,7 +272,7 @@ class LogReader:
 
 
 def to_row(exchange: Exchange, *, content: bool = True) -> Row:
-    """An exchange as a row of the log. A private one keeps id, times, route, reason and sizes: nothing made from its text."""
+    """An exchange as a row. A private one keeps id, times, route, reason and sizes: nothing made from its text."""
     query, decision, completion = exchange.query, exchange.decision, exchange.completion
     keep = content and not query.private
     uncertainty = completion.uncertainty if completion and not query.private else None
@@ -277,7 +294,9 @@ def to_row(exchange: Exchange, *, content: bool = True) -> Row:
         "messages": _messages_json(query.messages) if keep else None,
         "options": json.dumps(options, ensure_ascii=False) if keep and options else None,
         "answer": answer if keep and completion else None,
-        "tool_calls": json.dumps(completion.tool_calls, ensure_ascii=False) if keep and completion and completion.tool_calls else None,
+        "tool_calls": json.dumps(completion.tool_calls, ensure_ascii=False)
+        if keep and completion and completion.tool_calls
+        else None,
         "model": completion.model if completion else None,
         "finish_reason": completion.finish_reason if completion else None,
         "error": exchange.error,
@@ -303,13 +322,19 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         if new:
             path.chmod(0o600)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "journal_size_limit = 4194304", "temp_store = MEMORY"):
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "journal_size_limit = 4194304",
+            "temp_store = MEMORY",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         migrations.apply(Database(connection))
         connection.commit()
     except (OSError, sqlite3.Error) as error:
         raise LogError(
-            f"{path}: cannot be opened as the decision log: {error}; check the directory, or set another file with log.path"
+            f"{path}: cannot be opened as the decision log: {error};"
+            " check the directory, or set another file with log.path"
         ) from error
     return connection
 
@@ -319,18 +344,22 @@ def _lock(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LogError(f"{path}: cannot be opened as the decision log: {error}; set another file with log.path") from error
+        raise LogError(
+            f"{path}: cannot be opened as the decision log: {error}; set another file with log.path"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise LogError(f"{path}: another daemon writes this log; stop it or set another file with log.path", code="log_locked") from error
+        raise LogError(
+            f"{path}: another daemon writes this log; stop it or set another file with log.path", code="log_locked"
+        ) from error
     return descriptor
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: Row) -> None:
     names, marks = ", ".join(row), ", ".join("?" * len(row))
-    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+    connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", list(row.values()))
 
 
 def _readable(row: sqlite3.Row) -> Row:
@@ -342,4 +371,5 @@ def _messages_json(messages: Sequence[Message]) -> str:
 
 
 def _key(messages: Sequence[Message]) -> str:
-    return json.dumps([asdict(m) for m in messages], ensure_ascii=False, sort_keys=True)
+    """Equal for equal messages; kept in memory only."""
+    return hashlib.sha256(json.dumps([asdict(m) for m in messages]).encode()).hexdigest()

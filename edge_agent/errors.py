@@ -74,6 +74,8 @@ class CloudError(EdgeAgentError):
 
     code = "cloud_error"
     status = 502
+    detail = ""
+    """The cloud's own words, which may repeat the prompt: for the client, never for logs."""
 
 
 class CloudUnavailable(CloudError):

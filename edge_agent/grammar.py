@@ -74,12 +74,16 @@ def _from_schema(schema: dict[str, Any], param: str) -> str:
 
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA_BYTES:
-        raise RequestError(f"{param}: expected at most {MAX_SCHEMA_BYTES} bytes of schema, found {len(text)}", param=param)
+        raise RequestError(
+            f"{param}: expected at most {MAX_SCHEMA_BYTES} bytes of schema, found {len(text)}", param=param
+        )
     _check(schema, param, 0)
     try:
-        return json_schema_to_gbnf(text)
+        return str(json_schema_to_gbnf(text))
     except Exception as error:  # the converter raises whatever it stumbles over: KeyError, AssertionError, ...
-        raise RequestError(f"{param}: this JSON schema cannot be honoured: {error!r}; simplify it", param=param) from error
+        raise RequestError(
+            f"{param}: this JSON schema cannot be honoured: {error!r}; simplify it", param=param
+        ) from error
 
 
 def _check(schema: Any, param: str, depth: int) -> None:
@@ -93,9 +97,13 @@ def _check(schema: Any, param: str, depth: int) -> None:
         if key not in _KNOWN:
             raise RequestError(f"{param}: the keyword {key!r} is not supported locally; leave it out", param=param)
         if key in _REPEATS and not (type(value) is int and 0 <= value <= MAX_REPEAT):
-            raise RequestError(f"{param}.{key}: expected a whole number from 0 to {MAX_REPEAT}, found {value!r}", param=param)
+            raise RequestError(
+                f"{param}.{key}: expected a whole number from 0 to {MAX_REPEAT}, found {value!r}", param=param
+            )
         if key == "$ref" and not (isinstance(value, str) and value.startswith("#/")):
-            raise RequestError(f"{param}.$ref: expected a reference inside the schema (#/...), found {value!r}", param=param)
+            raise RequestError(
+                f"{param}.$ref: expected a reference inside the schema (#/...), found {value!r}", param=param
+            )
         _check_inside(key, value, f"{param}.{key}", depth + 1)
 
 

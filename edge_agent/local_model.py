@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ class LocalModel:
         max_waiting: int = 4,
     ):
         self.name = name or path.stem
-        self._llama = _load(path, n_ctx, n_threads or default_threads(), n_batch)
+        self.n_threads = n_threads or default_threads()
+        self._llama = _load(path, n_ctx, self.n_threads, n_batch)
         self.n_ctx = min(n_ctx, self._llama.n_ctx())
         self._template = _chat_template(self._llama, path)
         self._max_tokens, self._temperature, self._top_p, self._top_k = max_tokens, temperature, top_p, top_k
@@ -76,6 +77,8 @@ class LocalModel:
         self._closing = False
         self._changed = threading.Condition()
         self._failures = 0
+        self.heartbeat = 0
+        """Moves while the engine works."""
         self.broken: str | None = None
         """Why the model no longer answers; None while it does."""
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
@@ -96,7 +99,7 @@ class LocalModel:
         self._grammar(query.options)
         return len(self._prompt(query))
 
-    def generate(self, query: Query, cancelled: threading.Event) -> Iterator[Chunk]:
+    def generate(self, query: Query, cancelled: threading.Event) -> Generator[Chunk, None, Completion]:
         """Queue the query; the iterator yields chunks and returns the Completion. `cancelled` ends it within a token.
 
         :raises RequestError: before anything is queued, when the options cannot be honoured.
@@ -104,13 +107,15 @@ class LocalModel:
         :raises LocalModelError: when the model is broken.
         """
         if self.broken:
-            raise LocalModelError(f"the local model {self.name} is broken ({self.broken}); restart the daemon and see `edge-agent doctor`")
+            raise LocalModelError(
+                f"the local model {self.name} is broken ({self.broken}); restart the daemon and see `edge-agent doctor`"
+            )
         grammar = self._grammar(query.options)
         job = _Job(query, self._prompt(query), grammar, cancelled)
         with self._changed:
             waiting = sum(not other.cancelled.is_set() for other in self._waiting)
             if self._running is not None and waiting >= self._max_waiting:
-                raise Busy(f"busy: one answer is running and {waiting} of at most {self._max_waiting} wait; try again in a moment")
+                raise Busy(f"busy: one answer is running and {waiting} wait (local.max_waiting); try again in a moment")
             self._waiting.append(job)
             self._changed.notify()
         return self._received(job)
@@ -123,7 +128,7 @@ class LocalModel:
         self._thread.join()
         self._llama.close()
 
-    def _received(self, job: _Job) -> Iterator[Chunk]:
+    def _received(self, job: _Job) -> Generator[Chunk, None, Completion]:
         while True:
             try:
                 item = job.out.get(timeout=_CANCEL_POLL_S)
@@ -149,7 +154,9 @@ class LocalModel:
     def _prompt(self, query: Query) -> list[int]:
         options = query.options
         if options.tools and not self._template.knows_tools:
-            raise RequestError(f"tools: the chat template of {self.name} knows no tools; use another model", param="tools")
+            raise RequestError(
+                f"tools: the chat template of {self.name} knows no tools; use another model", param="tools"
+            )
         tools = () if options.tool_choice == "none" else options.tools
         return self._template.tokens(query.messages, tools, answer_prefix(options))
 
@@ -224,12 +231,16 @@ class LocalModel:
             return (), tail
         calls = parse_tool_calls(text.calls_text, [tool["function"]["name"] for tool in options.tools])
         if not calls:
-            tail += text.calls_text.removeprefix(answer_prefix(options) or TOOL_OPEN) if answer_prefix(options) else text.calls_text
+            tail += (
+                text.calls_text.removeprefix(answer_prefix(options) or TOOL_OPEN)
+                if answer_prefix(options)
+                else text.calls_text
+            )
             text.text += tail
         return calls, tail
 
     def _tokens(self, job: _Job, uncertainty: TokenUncertainty) -> Iterator[int]:
-        """Tokens until the limit, the context's end or cancellation; each one's uncertainty is taken from its logits."""
+        """Tokens until the limit, the context's end or cancellation; each one's uncertainty from its logits."""
         options, llama = job.query.options, self._llama
         room = self.n_ctx - len(job.prompt)
         sampler = self._sampler(job)
@@ -239,6 +250,7 @@ class LocalModel:
             for _ in range(min(options.max_tokens or self._max_tokens, room)):
                 token = sampler.sample(llama.ctx)
                 uncertainty.add(self._logits(), token)
+                self.heartbeat += 1
                 yield token
                 if job.cancelled.is_set():
                     return
@@ -251,8 +263,13 @@ class LocalModel:
         llama = self._llama
         if job.cancelled.is_set():
             return False
+
         # the callback runs once per graph node: cheap beside a batch of prompt tokens, too dear for each answer token
-        abort = llama_cpp.ggml_abort_callback(lambda _: job.cancelled.is_set())
+        def aborts(_: Any) -> bool:
+            self.heartbeat += 1
+            return job.cancelled.is_set()
+
+        abort = llama_cpp.ggml_abort_callback(aborts)
         llama_cpp.llama_set_abort_callback(llama.ctx, abort, None)
         try:
             kept = self._keep_prefix(job.prompt)
@@ -310,7 +327,7 @@ def default_threads() -> int:
     return cores - 1 if cores >= 4 else cores
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _log_line(level: int, text: bytes, _: Any) -> None:
     _LOGGER.debug("%s", text.decode("utf-8", "replace").rstrip())
 
@@ -319,12 +336,19 @@ def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
     llama_cpp.llama_log_set(_log_line, None)
     try:
         return llama_cpp.Llama(
-            str(path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, n_batch=n_batch, n_ubatch=n_batch, verbose=False
+            str(path),
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            n_batch=n_batch,
+            n_ubatch=n_batch,
+            verbose=False,
         )
     except (ValueError, RuntimeError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise LocalModelError(
-            f"{path}: llama.cpp cannot load this model ({size} bytes): {error}; check the file with `edge-agent doctor` or fetch it again with `edge-agent pull`"
+            f"{path}: llama.cpp cannot load this model ({size} bytes): {error};"
+            " check the file with `edge-agent doctor` or fetch it again with `edge-agent pull`"
         ) from error
 
 
@@ -341,7 +365,9 @@ def _chat_template(llama: Any, path: Path) -> ChatTemplate:
         return list(llama.tokenize(text.encode("utf-8", "replace"), add_bos=False, special=special))
 
     add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
-    return ChatTemplate(source, tokenize, bos=text_of(llama.token_bos()), eos=text_of(llama.token_eos()), add_bos=add_bos)
+    return ChatTemplate(
+        source, tokenize, bos=text_of(llama.token_bos()), eos=text_of(llama.token_eos()), add_bos=add_bos
+    )
 
 
 def _ms_since(started: float) -> float:

@@ -41,7 +41,7 @@ class Facts:
     threshold: float | None
     router_version: str | None
     cloud_problem: str | None
-    """cloud_disabled, cloud_not_configured, cloud_no_key or cloud_unavailable (the breaker is open); None when usable."""
+    """cloud_disabled, cloud_not_configured, cloud_no_key, or cloud_unavailable (open breaker); None when usable."""
     prompt_tokens: int
     n_ctx: int
     local_broken: bool = False

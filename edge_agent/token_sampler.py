@@ -43,7 +43,9 @@ class TokenSampler:
         for chain in self._chains:
             if frequency_penalty or presence_penalty:
                 n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-                penalties = llama_cpp.llama_sampler_init_penalties(n_vocab, 256, 1.0, frequency_penalty, presence_penalty)
+                penalties = llama_cpp.llama_sampler_init_penalties(
+                    n_vocab, 256, 1.0, frequency_penalty, presence_penalty
+                )
                 llama_cpp.llama_sampler_chain_add(chain, penalties)
             for sampler in _draw(temperature, top_p, top_k, seed):
                 llama_cpp.llama_sampler_chain_add(chain, sampler)
@@ -71,7 +73,7 @@ class TokenSampler:
 
 
 def init_grammar(model: Any, grammar: str) -> Any:
-    """A llama.cpp grammar sampler. Adding an unparsed one (NULL) to a chain kills the process, so it is refused here."""
+    """A llama.cpp grammar sampler. An unparsed one (NULL) in a chain kills the process: it is refused here."""
     vocab = llama_cpp.llama_model_get_vocab(model)
     sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
     if not sampler:

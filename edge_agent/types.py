@@ -114,7 +114,7 @@ class Completion:
     model: str
     """The model that answered, as its maker names it."""
     finish_reason: str
-    """stop, length, tool_calls, or cancelled when the client left."""
+    """stop, length, tool_calls, cancelled when the client left, or error when the answer broke off."""
     input_tokens: int | None = None
     output_tokens: int | None = None
     first_token_ms: float | None = None

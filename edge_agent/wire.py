@@ -178,7 +178,9 @@ def headers(query: Query, decision: Decision, model: str | None = None) -> dict[
         "model": model,
         "degraded": decision.degraded,
     }
-    ascii_text = {name: str(value).encode("ascii", "replace").decode() for name, value in values.items() if value is not None}
+    ascii_text = {
+        name: str(value).encode("ascii", "replace").decode() for name, value in values.items() if value is not None
+    }
     return {f"x-edge-agent-{name}": re.sub(r"[^ -~]", "?", text) for name, text in ascii_text.items()}
 
 
@@ -212,7 +214,9 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"body: expected UTF-8, found byte 0x{body[error.start]:02x} at offset {error.start}; encode it as UTF-8") from error
+        raise RequestError(
+            f"body: expected UTF-8, found byte 0x{body[error.start]:02x} at offset {error.start}; encode it as UTF-8"
+        ) from error
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -229,7 +233,8 @@ def _no_constant(name: str) -> None:
 
 _HONOURED = {
     "model", "messages", "stream", "stream_options", "private", "edge_agent", "max_tokens", "max_completion_tokens",
-    "temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty", "tools", "tool_choice", "response_format",
+    "temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty", "tools", "tool_choice",
+    "response_format",
 }  # fmt: skip
 
 
@@ -245,7 +250,9 @@ def _wish(data: Mapping[str, Any]) -> Wish:
         raise _wrong("model", "auto, local or cloud", "nothing")
     if wish not in WISHES:
         found = repr(wish)[:80]
-        raise RequestError(f"model: expected auto, local or cloud, found {found}", param="model", code="model_not_found", status=404)
+        raise RequestError(
+            f"model: expected auto, local or cloud, found {found}", param="model", code="model_not_found", status=404
+        )
     return cast(Wish, wish)
 
 
@@ -263,8 +270,20 @@ def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise _wrong(where, "an object with role and content", item)
     for key in item:
-        if key not in ("role", "content", "tool_calls", "tool_call_id", "name", "private", "refusal", "annotations", "audio"):
-            raise _wrong(f"{where}.{key}", "role, content, tool_calls, tool_call_id, name or private", "an unknown field")
+        if key not in (
+            "role",
+            "content",
+            "tool_calls",
+            "tool_call_id",
+            "name",
+            "private",
+            "refusal",
+            "annotations",
+            "audio",
+        ):
+            raise _wrong(
+                f"{where}.{key}", "role, content, tool_calls, tool_call_id, name or private", "an unknown field"
+            )
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in ROLES:
         raise _wrong(f"{where}.role", ", ".join(ROLES), item.get("role"))
@@ -313,10 +332,16 @@ def _tool_calls(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ..
     for i, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         place = f"{where}.tool_calls[{i}]"
-        if not isinstance(function, dict) or not _is_name(function.get("name")) or not isinstance(function.get("arguments"), str):
+        if (
+            not isinstance(function, dict)
+            or not _is_name(function.get("name"))
+            or not isinstance(function.get("arguments"), str)
+        ):
             raise _wrong(place, '{"id", "type": "function", "function": {"name", "arguments"}}', call)
         function = {"name": function["name"], "arguments": _clean(function["arguments"])}
-        checked.append({"id": _text(call, "id", f"{place}.id", most=64) or f"call_{i}", "type": "function", "function": function})
+        checked.append(
+            {"id": _text(call, "id", f"{place}.id", most=64) or f"call_{i}", "type": "function", "function": function}
+        )
     return tuple(checked)
 
 
@@ -344,7 +369,11 @@ def _stop(data: Mapping[str, Any]) -> tuple[str, ...]:
     if stop is None:
         return ()
     stops = [stop] if isinstance(stop, str) else stop
-    if not isinstance(stops, list) or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in stops) or len(stops) > 4:
+    if (
+        not isinstance(stops, list)
+        or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in stops)
+        or len(stops) > 4
+    ):
         raise _wrong("stop", "text or a list of at most 4 texts of 1 to 256 characters", stop)
     return tuple(_clean(s) for s in stops)
 
@@ -371,7 +400,7 @@ def _is_name(value: Any) -> bool:
 def _tool_choice(data: Mapping[str, Any], names: list[str]) -> str | dict[str, Any] | None:
     choice = data.get("tool_choice")
     if choice is None or (choice in ("none", "auto") and isinstance(choice, str)):
-        return cast("str | None", choice)
+        return choice
     if choice == "required" and names:
         return "required"
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None

@@ -1,0 +1,300 @@
+"""The composition root: the only place that knows every room. Builds them, runs the server, ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from edge_agent import __version__, model_store
+from edge_agent.agent import Agent
+from edge_agent.cloud_model import CloudModel
+from edge_agent.config import Config, log_path, socket_path, xdg_dir
+from edge_agent.decision_log import DecisionLog
+from edge_agent.errors import ConfigError, RouterError
+from edge_agent.listeners import UnixListener, bind_tcp, peer_protocol
+from edge_agent.local_model import LocalModel
+from edge_agent.notify import notify, watchdog_interval_s
+from edge_agent.policy import REASONS
+from edge_agent.router import RouterModel, find_bundle
+from edge_agent.server import Server
+
+_LOGGER = logging.getLogger("edge_agent")
+
+
+class Daemon:
+    """Everything that runs, built from the settings.
+
+    :raises EdgeAgentError: when a part cannot be built; what was built before is closed again.
+    """
+
+    def __init__(self, config: Config, environ: Mapping[str, str] | None = None):
+        environ = os.environ if environ is None else environ
+        self._config, self._started = config, time.monotonic()
+        self.router_error: str | None = None
+        with ExitStack() as stack:
+            self.unix = UnixListener(socket_path(config, environ), config.socket.group)
+            stack.callback(self.unix.close)
+            self.sockets = [self.unix.socket]
+            token = _token(config, environ)
+            if config.tcp.port is not None:
+                self.sockets.append(bind_tcp(config.tcp.host, config.tcp.port))
+                stack.callback(self.sockets[-1].close)
+            self.log = DecisionLog(
+                log_path(config, environ), content=config.log.content, max_wait_ms=config.log.max_wait_ms
+            )
+            stack.callback(self.log.close)
+            self.cloud = build_cloud(config, environ)
+            if isinstance(self.cloud, CloudModel):
+                stack.callback(self.cloud.close)
+            router = self._load_router()
+            loading = time.monotonic()
+            self.local = build_local(config, environ)
+            self.load_s = time.monotonic() - loading
+            stack.callback(self.local.close)
+            self.agent = Agent(
+                router=router,
+                local=self.local,
+                cloud=self.cloud,
+                log=self.log,
+                threshold=config.router.threshold,
+                on_router_error="cloud" if config.router.on_error == "cloud" else "local",
+            )
+            self.server = Server(
+                self.agent,
+                self.log,
+                status=self.status,
+                models=self._models(),
+                token=token,
+                max_body_bytes=config.server.max_body_bytes,
+                max_messages=config.server.max_messages,
+                max_active=config.server.max_active,
+                silent_client_s=config.server.silent_client_s,
+                on_start=self._ready,
+            )
+            stack.callback(self.server.close)
+            self._stack = stack.pop_all()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish the running answers and close everything in order."""
+        server = self._config.server
+        config = uvicorn.Config(
+            self.server.app,
+            http=peer_protocol(
+                silent_client_s=server.silent_client_s, foreign_allowed=self._config.socket.group is not None
+            ),
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(server.drain_s)),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has drained
+            signal.signal(number, lambda *_: None)
+        with self._stack:
+            uvicorn.Server(config).run(sockets=self.sockets)
+            notify("STOPPING=1")
+        _LOGGER.info("stopped")
+
+    def reload_router(self) -> None:
+        """Load the bundle anew; when it is refused the old one stays."""
+        old = self.agent.router.version if self.agent.router else None
+        router = self._load_router()
+        if router is not None:
+            self.agent.router = router
+            _LOGGER.info("router %s loaded (before: %s)", router.version, old)
+        else:
+            _LOGGER.error("router %s stays in use", old)
+
+    def status(self) -> dict[str, Any]:
+        """What GET /v1/status answers."""
+        config, cloud, router = self._config, self.cloud, self.agent.router
+        usable = isinstance(cloud, CloudModel)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "config": config.source,
+            "socket": str(self.unix.path),
+            "tcp": f"{config.tcp.host}:{config.tcp.port}" if config.tcp.port else None,
+            "local": {
+                "model": self.local.name,
+                "n_ctx": self.local.n_ctx,
+                "n_threads": self.local.n_threads,
+                "load_s": round(self.load_s, 2),
+                "busy": self.local.busy,
+                "waiting": self.local.waiting,
+                "broken": self.local.broken,
+            },
+            "cloud": {
+                "configured": config.cloud.base_url is not None,
+                "enabled": config.cloud.enabled,
+                "usable": usable,
+                "problem": None if isinstance(cloud, CloudModel) else REASONS[cloud],
+                "base_url": config.cloud.base_url,
+                "model": config.cloud.model,
+                "breaker": cloud.state if isinstance(cloud, CloudModel) else None,
+                "last_error": cloud.last_error if isinstance(cloud, CloudModel) else None,
+            },
+            "router": {
+                "version": router.version if router else None,
+                "threshold": self._config.router.threshold
+                if self._config.router.threshold is not None or not router
+                else router.threshold,
+                "error": self.router_error,
+                "on_error": config.router.on_error,
+            },
+            "log": self.log.status(),
+        }
+
+    def _load_router(self) -> RouterModel | None:
+        try:
+            bundle = find_bundle(self._config.router.path, xdg_dir("state"))
+            router = RouterModel.load(bundle, n_threads=self._config.router.n_threads)
+        except RouterError as error:
+            self.router_error = error.message
+            _LOGGER.error("no router: %s", error.message)
+            return None
+        self.router_error = None
+        return router
+
+    def _models(self) -> dict[str, str]:
+        cloud = self._config.cloud.model if isinstance(self.cloud, CloudModel) else None
+        return {"auto": "edge-agent", "local": self.local.name, "cloud": cloud or "none"}
+
+    def _ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self.reload_router))
+        interval_s = watchdog_interval_s()
+        if interval_s is not None:
+            loop.call_later(interval_s, self._watch, loop, interval_s, -1)
+        notify(f"READY=1\nSTATUS=serving on {self.unix.path}")
+        print(greeting(self), flush=True)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, interval_s: float, last_heartbeat: int) -> None:
+        """Tell systemd we live, as long as the engine moves or has nothing to do."""
+        heartbeat = self.local.heartbeat
+        if heartbeat != last_heartbeat or not self.local.busy:
+            notify("WATCHDOG=1")
+        loop.call_later(interval_s, self._watch, loop, interval_s, heartbeat)
+
+
+def serve(config: Config) -> int:
+    """Run the daemon until it is told to stop; the exit code."""
+    set_up_logging(config.logging.level, config.logging.format)
+    Daemon(config).run()
+    return 0
+
+
+def build_cloud(config: Config, environ: Mapping[str, str]) -> CloudModel | str:
+    """The cloud model, or the reason there is none (a word of policy.REASONS)."""
+    cloud = config.cloud
+    if not cloud.enabled:
+        return "cloud_disabled"
+    if cloud.base_url is None or cloud.model is None:
+        return "cloud_not_configured"
+    key = environ.get(cloud.api_key_env) if cloud.api_key_env else None
+    if cloud.api_key_env and not key:
+        return "cloud_no_key"
+    return CloudModel(
+        base_url=cloud.base_url,
+        model=cloud.model,
+        api_key=key,
+        connect_timeout_s=cloud.connect_timeout_s,
+        read_timeout_s=cloud.read_timeout_s,
+        total_timeout_s=cloud.total_timeout_s,
+        retries=cloud.retries,
+        breaker_failures=cloud.breaker_failures,
+        breaker_cooldown_s=cloud.breaker_cooldown_s,
+    )
+
+
+def build_local(config: Config, environ: Mapping[str, str]) -> LocalModel:
+    """The local model, verified before llama.cpp sees it."""
+    local, store = config.local, xdg_dir("cache", environ) / "models"
+    path = model_store.resolve(local.model, store)
+    model_store.verify(path, store)
+    return LocalModel(
+        path,
+        n_ctx=local.n_ctx,
+        n_threads=local.n_threads,
+        n_batch=local.n_batch,
+        max_tokens=local.max_tokens,
+        temperature=local.temperature,
+        top_p=local.top_p,
+        top_k=local.top_k,
+        max_waiting=local.max_waiting,
+    )
+
+
+def greeting(daemon: Daemon) -> str:
+    """What a person sees once the daemon is ready: who answers, where, and what to type next."""
+    cloud, router = daemon.cloud, daemon.agent.router
+    command = "edge-agent" if shutil.which("edge-agent") else str(Path(sys.argv[0]))
+    usual = daemon.unix.path == socket_path(Config())
+    option = "" if usual else f" --socket {daemon.unix.path}"
+    asks = (
+        f"{cloud.model} at {cloud.base_url}"
+        if isinstance(cloud, CloudModel)
+        else f"none: {REASONS[cloud]}; everything stays local"
+    )
+    lines = {
+        "local model": f"{daemon.local.name} (loaded in {daemon.load_s:.1f} s)",
+        "cloud model": asks,
+        "router": f"{router.version}" if router else f"none: {daemon.router_error}",
+        "log": str(daemon.log.path),
+        "socket": str(daemon.unix.path),
+    }
+    shown = "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
+    return f"edge-agent is ready\n{shown}\n\nIn another shell:  {command} chat{option}\nStop with Ctrl-C.\n"
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(
+            line | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False
+        )
+
+
+def set_up_logging(level: str, form: str) -> None:
+    """Lines to standard error. Prompt text is in none of them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        _JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("uvicorn", "uvicorn.error", "urllib3", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    if level != "debug":
+        logging.getLogger("llama.cpp").setLevel(logging.ERROR)
+
+
+def _token(config: Config, environ: Mapping[str, str]) -> str | None:
+    if config.tcp.port is None:
+        return None
+    token = environ.get(config.tcp.token_env)
+    if not token:
+        raise ConfigError(
+            f"tcp.port is set but the variable {config.tcp.token_env} (tcp.token_env) is not: TCP clients need a token;"
+            f" set one, for example: export {config.tcp.token_env}=$(openssl rand -hex 32)"
+        )
+    return token
