@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_agent.client import Client, Delta, Final, Started
-from edge_agent.display import Console, answer_line, route_line
+from edge_agent.display import Console, answer_line, route_line, utf8
 from edge_agent.errors import EdgeAgentError, RequestError
 from edge_agent.types import new_id
 
@@ -282,12 +282,3 @@ def piped_reader(stream: BinaryIO) -> ReadLine:
         return utf8(line).rstrip("\r\n")
 
     return read_line
-
-
-def utf8(data: bytes) -> str:
-    """Piped input as text."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at {error.start}"
-        raise RequestError(f"standard input: expected UTF-8 text, found {found}; convert it first") from error

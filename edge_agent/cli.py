@@ -360,7 +360,7 @@ def _console() -> Console:
 
 def _question(text: str | None) -> list[dict[str, str]]:
     """TEXT, then what is piped in: the router reads the beginning, and that is where the task should be."""
-    from edge_agent.chat import utf8
+    from edge_agent.display import utf8
 
     piped = "" if sys.stdin is None or sys.stdin.isatty() else utf8(sys.stdin.buffer.read()).strip()
     question = "\n\n".join(part for part in (text, piped) if part and part.strip())

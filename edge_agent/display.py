@@ -1,6 +1,6 @@
-"""How things look in a terminal: data on one stream, messages on the other, dim where a person looks.
+"""The rim to terminal and pipe: bytes in become text, the daemon's words become lines for people.
 
-Knows the daemon's words and turns them into lines; asks, reads and decides nothing.
+Data goes to one stream, messages to the other, dim where a person looks. Asks and decides nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, TextIO
+
+from edge_agent.errors import RequestError
 
 ID_LENGTH = 13
 """A UUIDv7's first 13 characters are its millisecond: enough to tell a person's exchanges apart."""
@@ -59,6 +61,15 @@ class Console:
     def error(self, text: str) -> None:
         """One line that says what went wrong."""
         print("error: " + " ".join(printable(text).split()), file=self._err, flush=True)
+
+
+def utf8(data: bytes) -> str:
+    """Piped input as text."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at {error.start}"
+        raise RequestError(f"standard input: expected UTF-8 text, found {found}; convert it first") from error
 
 
 def printable(text: str) -> str:
@@ -197,21 +208,34 @@ def first_words(row: Mapping[str, Any]) -> str:
 
 
 def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
-    """A line per part of the daemon, with whatever it tells about that part."""
+    """A line per part, with whatever it tells about itself; what is null is left to `--json`."""
     for name, value in status.items():
-        shown = value if isinstance(value, Mapping) else {"": value}
-        parts = (f"{_words(key)} {_plain(item)}".strip() for key, item in shown.items())
-        yield printable(f"{_words(name):<10} {' · '.join(parts)}".rstrip())
+        if isinstance(value, Mapping):
+            facts = (_fact(key, item) for key, item in value.items() if item is not None)
+            yield printable(f"{name:<10} {' · '.join(facts)}")
+        elif value is not None:
+            key, _, shown = _fact(name, value).partition(" ")
+            yield printable(f"{key:<10} {shown}")
 
 
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
+def _fact(name: str, value: object) -> str:
+    """`uptime 3.4 h`: a name without its unit, and the value with it."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if name.endswith("_s"):
+            return f"{name.removesuffix('_s')} {_long_duration(value)}"
+        if name.endswith("_bytes"):
+            return f"{name.removesuffix('_bytes')} {value / 1e6:.1f} MB"
+        return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
     if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return value if isinstance(value, str) else json.dumps(value)
+        return f"{name} {'yes' if value else 'no'}"
+    return f"{name} {value}" if isinstance(value, str) else f"{name} {json.dumps(value)}"
+
+
+def _long_duration(seconds: float) -> str:
+    for unit_s, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
