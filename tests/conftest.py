@@ -53,7 +53,7 @@ def cloud_daemon(
     tmp_path_factory: pytest.TempPathFactory, other_tiny_gguf: Path, tiny_router: Path
 ) -> Iterator[DaemonProcess]:
     """The cloud stand-in: a second edge-agent, local-only, on loopback TCP."""
-    settings = {"tcp": {"port": free_port()}, "cloud": {"enabled": False}}
+    settings = {"tcp": {"port": free_port()}, "cloud": {"enabled": False}, "local": {"n_ctx": 2048}}
     with running_daemon(tmp_path_factory.mktemp("cloud"), other_tiny_gguf, tiny_router, settings) as daemon:
         yield daemon
 
