@@ -25,6 +25,7 @@ Input = str | Array | float | list[int]
 """Of a node: another node's output, a weight, a float32 scalar or an int64 list."""
 
 OPSET, IR_VERSION = 17, 8
+ENCODER_CARD = "encoder.json"
 INPUTS = ["input_ids", "attention_mask"]
 COSINE_MEAN, COSINE_MIN = 0.99, 0.97
 """What quantization may cost; a wrong scale or a per-tensor one costs more."""
@@ -59,7 +60,7 @@ def export_encoder(source: Path, encoders: Path, name: str) -> Path:
         "quantization": "int8 weights per channel, activations at run time; embeddings int8 per row",
         "parity": asdict(found),
     }
-    files = {"model.onnx": model, "tokenizer.json": tokenizer, "encoder.json": json.dumps(card, indent=1).encode()}
+    files = {"model.onnx": model, "tokenizer.json": tokenizer, ENCODER_CARD: json.dumps(card, indent=1).encode()}
     return write_directory(encoders / f"{name}-{sha256(model)[:8]}", files)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -15,11 +15,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_directory(target: Path, files: Mapping[str, bytes]) -> Path:
+def write_directory(target: Path, files: Mapping[str, bytes], *, check: Callable[[Path], object] | None = None) -> Path:
     """Creates `target` with these files, by a temporary directory beside it and one rename; returns `target`.
 
     A directory that is there already with the same bytes is left alone.
 
+    :param check: called with the temporary directory; when it raises, nothing is left behind.
     :raises FileExistsError: when it is there with other content.
     """
     if target.exists():
@@ -31,6 +32,8 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> Path:
     try:
         for name, data in files.items():
             _write(beside / name, data)
+        if check:
+            check(beside)
         beside.chmod(0o755)
         _sync(beside)
         beside.rename(target)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from edge_agent import text_features
 from edge_agent.router import Encoder
@@ -29,7 +29,7 @@ from edge_agent.training.label_sources import RoutingLabel, fold_of, split_of
 Rows = Sequence[int] | npt.NDArray[np.intp]
 FOLDS = 5
 QUALITIES = ("weak", "strong", "cloud_wins")
-L2_CHOICES = (300.0, 1000.0, 3000.0, 10000.0, 30000.0)
+L2_CHOICES = (300.0, 1000.0, 3000.0, 10000.0, 30000.0, 100000.0)
 WORDS = -len(text_features.NAMES) + text_features.NAMES.index("words")
 """The column of the word count, the baseline every router has to beat."""
 
@@ -40,7 +40,7 @@ class Settings:
 
     seed: int = 0
     """Decides the splits."""
-    cloud_share: float = 0.4
+    cloud_share: float = 0.33
     """The threshold sends this share of the calibration questions to the cloud."""
     source_weight: dict[str, float] | None = None
     """Weight of a source's questions, where it is not 1."""
@@ -86,9 +86,17 @@ class TrainedRouter:
 
 
 def train_router(
-    labels: Sequence[RoutingLabel], features: npt.NDArray[Any], settings: Settings = Settings()
+    labels: Sequence[RoutingLabel],
+    features: npt.NDArray[Any],
+    settings: Settings = Settings(),
+    *,
+    systems: Mapping[str, object] | None = None,
 ) -> TrainedRouter:
-    """Splits by question, trains, calibrates and measures; `features` has a row for each label."""
+    """Splits by question, trains, calibrates and measures.
+
+    :param features: a row for each label, from `features_of`.
+    :param systems: whose answers the labels compare; goes on the card.
+    """
     splits: dict[str, list[int]] = {"train": [], "calibrate": [], "test": []}
     for i, label in enumerate(labels):
         splits[split_of(label, seed=settings.seed)].append(i)
@@ -100,9 +108,8 @@ def train_router(
         "cross_validated": _figures(labels, features, cross_validated(labels, features, settings), trained.threshold),
     }
     counts = {name: dict(Counter(labels[i].source for i in rows)) for name, rows in splits.items()}
-    return TrainedRouter(
-        trained, metrics, {"questions": counts, "seed": settings.seed, "weights": settings.source_weight}
-    )
+    trained_on = {"questions": counts, "seed": settings.seed, "weights": settings.source_weight, **(systems or {})}
+    return TrainedRouter(trained, metrics, trained_on)
 
 
 def cross_validated(labels: Sequence[RoutingLabel], features: npt.NDArray[Any], settings: Settings) -> Floats:
