@@ -106,7 +106,8 @@ def route_line(decision: Mapping[str, Any]) -> str:
 
 def _decision_parts(info: Mapping[str, Any]) -> list[str]:
     parts = [info.get("route") or "nobody", _words(info.get("reason")), _comparison(info)]
-    parts.append(f"degraded: {_words(info.get('degraded'))}" if info.get("degraded") else "")
+    if info.get("degraded"):
+        parts.append("degraded" if info["degraded"] == info.get("reason") else f"degraded: {_words(info['degraded'])}")
     return [part for part in parts if part]
 
 
@@ -146,8 +147,11 @@ def log_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    """Why it went there, and what went wrong: `below threshold (cloud unavailable)`."""
-    troubles = ", ".join(_words(row[name]) for name in ("degraded", "error") if row[name])
+    """Why it went there, and what went otherwise than wished: `above threshold (cloud unavailable)`."""
+    degraded = "degraded" if row["degraded"] == row["reason"] else row["degraded"]
+    error = None if row["error"] == row["reason"] else row["error"]
+    cancelled = "cancelled" if row["finish_reason"] == "cancelled" else None
+    troubles = ", ".join(_words(trouble) for trouble in (degraded, error, cancelled) if trouble)
     return _words(row["reason"]) + (f" ({troubles})" if troubles else "")
 
 
@@ -224,10 +228,13 @@ def _fact(name: str, value: object) -> str:
         if name.endswith("_s"):
             return f"{name.removesuffix('_s')} {_long_duration(value)}"
         if name.endswith("_bytes"):
-            return f"{name.removesuffix('_bytes')} {value / 1e6:.1f} MB"
+            size = f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+            return f"{name.removesuffix('_bytes')} {size}"
         return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
     if isinstance(value, bool):
         return f"{name} {'yes' if value else 'no'}"
+    if isinstance(value, Mapping):
+        return f"{name} {', '.join(_fact(key, item) for key, item in value.items()) or 'none'}"
     return f"{name} {value}" if isinstance(value, str) else f"{name} {json.dumps(value)}"
 
 

@@ -141,6 +141,11 @@ def test_wrong_settings_are_exit_code_78(run: Run, tmp_path: Path) -> None:
     assert (code, out) == (78, "") and "did you mean socket.path?" in err
 
 
+def test_serve_without_its_model_is_exit_code_3(run: Run) -> None:
+    code, out, err = shown(run("serve", "--model", "/none/such.gguf"))
+    assert (code, out) == (3, "") and "/none/such.gguf" in err
+
+
 def test_input_that_is_no_text_is_refused(daemon: ScriptedDaemon, environ: dict[str, str]) -> None:
     command = [sys.executable, "-m", "edge_agent", "ask"]
     done = subprocess.run(command, input=b"\xff", capture_output=True, cwd=REPOSITORY, env=environ, timeout=30)

@@ -36,6 +36,10 @@ HIGH = {"route": "cloud", "reason": "above_threshold", "score": 0.42, "threshold
         (LOW | {"score": None}, "local · below threshold"),
         (HIGH, "cloud · above threshold · 0.42 >= 0.42"),
         (LOW | {"degraded": "cloud_rejected"}, "local · below threshold · 0.12 < 0.42 · degraded: cloud rejected"),
+        (
+            {"route": "local", "reason": "cloud_no_key", "degraded": "cloud_no_key"},
+            "local · cloud no key · degraded",
+        ),
         ({"route": None, "reason": "context_exceeded"}, "nobody · context exceeded"),
         ({}, "nobody"),
     ],
@@ -111,20 +115,28 @@ def test_the_first_words_of_a_question_fit_on_a_line(row: dict[str, Any], words:
     assert first_words(row) == words
 
 
+ROW = dict.fromkeys(("route", "score", "threshold", "degraded", "error", "finish_reason", "duration_ms", "messages"))
+ROW |= {"id": "0193", "created_utc": "2026-11-23T20:15:01.000Z", "reason": "above_threshold", "private": True}
+
+
 def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
-    base = {
-        "created_utc": "2026-11-23T20:15:01.000Z",
-        "score": None,
-        "threshold": None,
-        "degraded": None,
-        "error": None,
-    }
-    base |= {"private": True, "messages": None, "route": None, "duration_ms": None}
-    lines = list(
-        log_lines([base | {"id": "1", "reason": "日本"}, base | {"id": "2", "reason": "four", "error": "cancelled"}])
-    )
-    assert [line.endswith("(private)") for line in lines] == [True, True]
-    assert len(lines[0]) + 2 == len(lines[1]) and "four (cancelled)" in lines[1]
+    wide, narrow = log_lines([ROW | {"id": "1", "reason": "日本"}, ROW | {"id": "2", "reason": "four"}])
+    assert wide.endswith("(private)") and narrow.endswith("(private)")
+    assert len(wide) + 2 == len(narrow)
+
+
+@pytest.mark.parametrize(
+    ("row", "outcome"),
+    [
+        ({}, "above threshold"),
+        ({"degraded": "cloud_unavailable"}, "above threshold (cloud unavailable)"),
+        ({"degraded": "above_threshold"}, "above threshold (degraded)"),
+        ({"error": "cloud_error", "finish_reason": "cancelled"}, "above threshold (cloud error, cancelled)"),
+        ({"error": "above_threshold", "finish_reason": "stop"}, "above threshold"),
+    ],
+)
+def test_a_row_shows_what_went_otherwise_than_wished(row: dict[str, str], outcome: str) -> None:
+    assert next(log_lines([ROW | row])).split("  ")[3] == outcome
 
 
 def test_an_empty_log_is_no_lines() -> None:
@@ -132,13 +144,13 @@ def test_an_empty_log_is_no_lines() -> None:
 
 
 def test_a_status_shows_whatever_it_is_told() -> None:
-    local = {"n_ctx": 4096, "broken": None, "busy": True, "load_s": 0.67, "name": "tiny"}
+    local = {"n_ctx": 4096, "broken": None, "busy": True, "load_s": 0.67, "routes": {"local": 7, "cloud": 2}}
     status = {"pid": 7, "uptime_s": 12345.6, "size_bytes": 148328, "config": None, "local": local, "new": [1], "x": {}}
     assert [line.rstrip() for line in status_lines(status)] == [
         "pid        7",
         "uptime     3.4 h",
-        "size       0.1 MB",
-        "local      n_ctx 4096 · busy yes · load 0.7 s · name tiny",
+        "size       148 kB",
+        "local      n_ctx 4096 · busy yes · load 0.7 s · routes local 7, cloud 2",
         "new        [1]",
         "x",
     ]
