@@ -94,14 +94,14 @@ class RouterModel:
         _check_features(bundle, card)
         files = read_verified(bundle, card)
         for name in (card.encoder_model, HEAD):
-            _check_graph(str(bundle / name), files[name])
+            _check_graph(str((bundle / name).resolve()), files[name])
         encoder = Encoder(
             files[card.encoder_model],
             files[card.tokenizer],
             inputs=card.encoder_inputs,
             max_tokens=card.max_tokens,
             n_threads=n_threads,
-            name=str(bundle / card.encoder),
+            name=str((bundle / card.encoder).resolve()),
         )
         if encoder.dimension != card.dimension:
             found = f"found {encoder.dimension}; {RETAKE}"

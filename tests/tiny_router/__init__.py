@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from edge_agent import text_features
 
 DIMENSION = 8
+INPUTS = ["input_ids", "attention_mask"]
 THRESHOLD = 0.5
 VERSION = "tiny-1"
 GOLDEN = ["this is hard", "turn on the light", "", "Hard: what is 2 + 2?"]
@@ -29,7 +30,8 @@ HARD = VOCABULARY.index("hard")
 
 def make_tiny_router(directory: Path, *, version: str = VERSION) -> Path:
     """Writes the tree router_models/ would have into `directory`; returns `directory`/current."""
-    files = {"model.onnx": tiny_encoder(), "tokenizer.json": tiny_tokenizer()}
+    card = json.dumps({"name": "tiny", "inputs": INPUTS}).encode()
+    files = {"model.onnx": tiny_encoder(), "tokenizer.json": tiny_tokenizer(), "encoder.json": card}
     encoder = directory / "encoders" / f"tiny-{_sha256(files['model.onnx'])[:8]}"
     encoder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -84,7 +86,7 @@ def tiny_encoder() -> bytes:
         helper.make_node("ReduceMax", ["masked"], ["pooled"], axes=[1], keepdims=0),
         helper.make_node("LpNormalization", ["pooled"], ["embedding"], axis=-1, p=2),
     ]
-    inputs = {name: (TensorProto.INT64, ["batch", "tokens"]) for name in ("input_ids", "attention_mask")}
+    inputs = {name: (TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS}
     return _model(nodes, weights, inputs, {"embedding": ["batch", DIMENSION]})
 
 
@@ -124,7 +126,7 @@ def _card(bundle: Path, encoder: Path, version: str) -> dict[str, Any]:
         "version": version,
         "input": "last_user_message",
         "encoder": f"../encoders/{encoder.name}",
-        "encoder_inputs": ["input_ids", "attention_mask"],
+        "encoder_inputs": INPUTS,
         "dimension": DIMENSION,
         "max_tokens": 128,
         "features": list(text_features.NAMES),
