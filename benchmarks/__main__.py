@@ -1,0 +1,14 @@
+"""Every benchmark, one after another: python -m benchmarks"""
+
+import subprocess
+import sys
+
+PARTS = ["benchmarks.router_latency", "benchmarks.device"]
+
+
+def main() -> int:
+    return max(subprocess.run([sys.executable, "-m", part], check=False).returncode for part in PARTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
