@@ -185,12 +185,11 @@ class Transfer:
             with request(stream=True, allow_redirects=False, timeout=timeout) as response:
                 self._put(Head(response.status_code, response.headers))
                 self._pump(response.raw)
+            with self._lock:
+                self._socket = None  # it is the pool's again, `close` must not cut it
             self._put(b"")
         except Exception as error:
             self._put(error)
-        finally:
-            with self._lock:
-                self._socket = None  # it is the pool's again
 
     def _pump(self, raw: Any) -> None:
         size = 0

@@ -91,6 +91,11 @@ class CloudModel:
         return f"CloudModel(host={self.host!r}, model={self.model!r}, state={self.state!r})"
 
     @property
+    def name(self) -> str:
+        """The model asked for."""
+        return self.model
+
+    @property
     def state(self) -> State:
         """The circuit breaker: closed, open or half_open."""
         return self._breaker.state
@@ -115,10 +120,12 @@ class CloudModel:
             begun = self._guarded(query, cancelled, started)
         except Cancelled:
             return self._nothing(started)
-        return self._answer(begun, cancelled, started)
+        chunks = self._answer(begun, started)
+        next(chunks)
+        return chunks
 
     def check(self) -> CloudCheck:
-        """Asks for the list of models, with the key, generating nothing; never raises."""
+        """Asks for the list of models, with the key, generating nothing; a failure is a finding, not an error."""
         timeouts = Timeouts(self._timeouts.connect_s, CHECK_S, CHECK_S)
         started = self._clock()
         transfer = self._transfer("GET", "/models", None, timeouts, threading.Event(), started)
@@ -151,8 +158,10 @@ class CloudModel:
         try:
             begun = self._begin(query, cancelled, started, retries=0 if state == "half_open" else self._retries)
         except Failure as failure:
-            # A cloud that says no is alive.
-            (self._breaker.failed if failure.unavailable else self._breaker.succeeded)()
+            if failure.unavailable:
+                self._breaker.failed()
+            else:  # a cloud that says no is alive
+                self._breaker.succeeded()
             raise self._error(failure) from failure
         except BaseException:
             self._breaker.left()
@@ -200,12 +209,11 @@ class CloudModel:
             transfer.close()
             raise
 
-    def _answer(self, begun: _Begun, cancelled: threading.Event, started: float) -> Generator[Chunk, None, Completion]:
+    def _answer(self, begun: _Begun, started: float) -> Generator[Chunk, None, Completion]:
         whole, reason = False, None
         try:
+            yield Chunk("")  # for `generate` alone: a generator that was never begun would not run its `finally`
             for text in begun.texts:
-                if cancelled.is_set():
-                    raise Cancelled
                 if text:
                     yield Chunk(text)
             whole = True
