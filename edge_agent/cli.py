@@ -127,9 +127,9 @@ def _since(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.option("--model", metavar="FILE", help="The local model: a GGUF file, or a name from `edge-agent pull --list`.")
 def serve(where: Where, model: str | None) -> int:
     """Runs the daemon in the foreground until SIGTERM or Ctrl-C."""
-    from edge_agent import daemon
+    from edge_agent.daemon import serve as run
 
-    return daemon.serve(where.settings(model))
+    return run(where.settings(model))
 
 
 @cli.command()
@@ -295,10 +295,10 @@ def doctor(as_json: bool, where: Where) -> int:
     """Checks models, router, socket, cloud, disk, memory and board; says how to mend what is wrong."""
     from dataclasses import asdict
 
-    from edge_agent import doctor as room
     from edge_agent.display import check_lines
+    from edge_agent.doctor import run
 
-    checks = [asdict(check) for check in room.run(where.settings())]
+    checks = [asdict(check) for check in run(where.settings())]
     _print(checks, as_json, lambda: check_lines(checks))
     return int(any(check["ok"] == "fail" for check in checks))
 

@@ -259,6 +259,7 @@ def test_logs_filters_by_route_time_text_and_number(log: Path, run: Run, filters
 
 def test_a_row_is_found_by_the_beginning_of_its_id(log: Path, run: Run) -> None:
     assert json.loads(run("logs", "show", "0193a5b2-1c32", "--json").stdout)["answer"] == "answer 2"
+    assert "who are you?" in run("logs", "show", "0193a5b2-1c31").stdout
     done = run("logs", "show", "0193a5b2")
     assert done.returncode == 1 and "several exchanges have the id '0193a5b2'" in done.stderr
 
@@ -284,6 +285,13 @@ def test_pull_lists_the_catalogue_and_knows_what_is_not_in_it(run: Run) -> None:
     }
     code, out, err = shown(run("pull", "no-such-model"))
     assert (code, out) == (3, "") and "no-such-model" in err
+
+
+def test_doctor_fails_when_a_check_fails_and_says_how_to_mend_it(run: Run) -> None:
+    done = run("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 1 and checks["model"]["ok"] == "fail"  # the test's cache is empty
+    assert checks["model"]["fix"] in run("doctor").stdout
 
 
 def commands(group: click.Group, *names: str) -> Iterator[tuple[str, click.Command]]:
