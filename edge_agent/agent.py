@@ -68,6 +68,7 @@ class Agent:
     """:param cloud: the cloud model, or the reason there is none: cloud_disabled, cloud_not_configured, cloud_no_key.
     :param threshold: overrides the one on the router's card.
     :param on_router_error: the route when there is no score.
+    :param show_prompts: log lines carry the question's text, unless it is private.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class Agent:
         log: Log,
         threshold: float | None = None,
         on_router_error: Route = "local",
+        show_prompts: bool = False,
     ):
         self.router = router
         """Replaced whole when a new bundle is loaded; one answer uses one router."""
         self._local, self._cloud, self._log = local, cloud, log
-        self._threshold, self._on_router_error = threshold, on_router_error
+        self._threshold, self._on_router_error, self._show_prompts = threshold, on_router_error, show_prompts
 
     def plan(self, query: Query) -> Plan:
         """Score and decide."""
@@ -140,6 +142,7 @@ class Agent:
         finally:  # before the end is told: a client that saw it may read the log at once
             exchange = replace(exchange, duration_ms=_ms_since(started))
             self._log.append(exchange)
+            _LOGGER.info("exchange %s", query.id, extra={"facts": facts_of(exchange, self._show_prompts)})
         return exchange
 
     def _start(self, query: Query, plan: Plan, cancelled: threading.Event) -> tuple[Answer, Decision]:
@@ -168,6 +171,23 @@ class Agent:
         if isinstance(self._cloud, str):
             return self._cloud
         return None if self._cloud.available else "cloud_unavailable"
+
+
+def facts_of(exchange: Exchange, show_prompts: bool = False) -> dict[str, object]:
+    """What a log line says of an exchange: no text, unless asked for and not private."""
+    decision, completion = exchange.decision, exchange.completion
+    facts: dict[str, object] = {
+        "route": decision.route,
+        "reason": decision.reason,
+        "degraded": decision.degraded,
+        "error": exchange.error,
+        "finish_reason": completion.finish_reason if completion else None,
+        "output_tokens": completion.output_tokens if completion else None,
+        "duration_ms": round(exchange.duration_ms or 0.0, 1),
+    }
+    if not exchange.query.private:
+        facts |= {"score": decision.score} | ({"prompt": exchange.query.text} if show_prompts else {})
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _completed(chunks: Answer, shown: list[str]) -> Answer:

@@ -70,6 +70,7 @@ class Daemon:
                 log=self.log,
                 threshold=config.router.threshold,
                 on_router_error="cloud" if config.router.on_error == "cloud" else "local",
+                show_prompts=config.logging.prompts,
             )
             self.server = Server(
                 self.agent,
@@ -262,6 +263,12 @@ def greeting(daemon: Daemon) -> str:
     return f"edge-agent is ready\n{shown}\n\nIn another shell:  {command} chat{option}\nStop with Ctrl-C.\n"
 
 
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = getattr(record, "facts", {})
+        return super().format(record) + "".join(f" {name}={value!r}" for name, value in facts.items())
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -269,18 +276,17 @@ class _JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "facts", {}),
         }
-        return json.dumps(
-            line | ({"error": self.formatException(record.exc_info)} if record.exc_info else {}), ensure_ascii=False
-        )
+        error = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps(line | error, ensure_ascii=False)
 
 
 def set_up_logging(level: str, form: str) -> None:
-    """Lines to standard error. Prompt text is in none of them."""
+    """Lines to standard error, one for each exchange; prompt text only with logging.prompts."""
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        _JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
+    text = _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("uvicorn", "uvicorn.error", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -11,13 +11,12 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import sqlite3
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,27 @@ _MOST_KEPT = 1000
 """Rows kept in memory while the disk refuses them."""
 _MOST_PARENTS = 256
 _RETRY_S = 5.0
+_UNSTORABLE = (ValueError, OverflowError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""Errors of one row's values; the others are the disk's."""
+
+_PRAGMAS = """
+PRAGMA auto_vacuum = INCREMENTAL;  -- takes effect in an empty file only
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA journal_size_limit = 4194304;
+PRAGMA temp_store = MEMORY;
+"""
 
 Row = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Unwritten:
+    """A row on its way to the disk."""
+
+    table: str
+    row: Row
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class DecisionLog:
@@ -46,20 +64,26 @@ class DecisionLog:
         self.path = path
         self._content, self._max_wait_s = content, max_wait_ms / 1000.0
         self._lock_file = _lock(path)
-        self._connection = open_for_writing(path)
-        self._parents: OrderedDict[str, str] = OrderedDict()
-        self._pending: queue.SimpleQueue[tuple[str, Row, threading.Event] | None] = queue.SimpleQueue()
-        self._kept: deque[tuple[str, Row]] = deque()
+        try:
+            self._connection = open_for_writing(path)
+        except LogError:
+            os.close(self._lock_file)
+            raise
+        self._parents: OrderedDict[bytes, str] = OrderedDict()
+        self._changed = threading.Condition()
+        self._unwritten: deque[_Unwritten] = deque()
+        self._new = self._closing = False
         self.dropped = 0
-        """Rows lost because memory for them ran out too."""
+        """Rows lost: memory for them ran out too, or SQLite cannot hold their values."""
         self.last_error: str | None = None
         self._thread = threading.Thread(target=self._write, name="log-writer", daemon=True)
         self._thread.start()
 
     @property
     def unrecorded(self) -> int:
-        """Rows that are not on disk: kept for another try, or dropped."""
-        return len(self._kept) + self.dropped
+        """Rows that are not on disk: on their way, kept for another try, or dropped."""
+        with self._changed:
+            return len(self._unwritten) + self.dropped
 
     def append(self, exchange: Exchange) -> None:
         """Record the exchange; returns once it is on disk, or after max_wait_ms. Never raises for the disk."""
@@ -73,26 +97,30 @@ class DecisionLog:
 
         :raises RequestError: when no exchange has this id.
         """
-        known = self._reader_has(exchange_id) or any(row.get("id") == exchange_id for _, row in list(self._kept))
-        if not known:
-            raise RequestError(
-                f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`",
-                param="id",
-                status=404,
-                code="not_found",
-            )
+        with self._changed:
+            known = any(item.row.get("id") == exchange_id for item in self._unwritten)
+        if not known and not self._reader_has(exchange_id):
+            message = f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`"
+            raise RequestError(message, param="id", status=404, code="not_found")
         row = {"exchange_id": exchange_id, "rating": rating, "comment": comment, "created_utc": utc_now()}
         self._put("feedback", row)
 
     def status(self) -> Row:
         """Path, rows, bytes and what is not on disk."""
-        reader = LogReader(self.path)
-        return reader.status() | {"unrecorded": self.unrecorded, "dropped": self.dropped, "last_error": self.last_error}
+        own = {"unrecorded": self.unrecorded, "dropped": self.dropped, "last_error": self.last_error}
+        try:
+            return LogReader(self.path).status() | own
+        except LogError as error:
+            return {"path": str(self.path), **own, "last_error": self.last_error or error.message}
 
     def close(self) -> None:
         """Write what is pending, fold the WAL back into the file and close it."""
-        self._pending.put(None)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
+        if self._unwritten:
+            _LOGGER.error("decision log %s: %d rows are lost: %s", self.path, len(self._unwritten), self.last_error)
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
@@ -101,77 +129,75 @@ class DecisionLog:
         os.close(self._lock_file)
 
     def _put(self, table: str, row: Row) -> None:
-        written = threading.Event()
-        self._pending.put((table, row, written))
-        if not written.wait(self._max_wait_s):
-            _LOGGER.warning(
-                "decision log: a row was not on disk after %.0f ms; the answer went out before it",
-                self._max_wait_s * 1000,
-            )
+        item = _Unwritten(table, row)
+        with self._changed:
+            if len(self._unwritten) >= _MOST_KEPT:
+                self._unwritten.popleft()
+                self.dropped += 1
+            self._unwritten.append(item)
+            self._new = True
+            self._changed.notify()
+        if not item.done.wait(self._max_wait_s):
+            waited_ms = self._max_wait_s * 1000
+            _LOGGER.warning("decision log: a row was not on disk after %.0f ms; the answer went first", waited_ms)
 
     def _link_to_parent(self, exchange: Exchange, row: Row) -> None:
         """Store only the messages after the last answer we gave in this conversation: a long chat stays linear."""
-        messages = exchange.query.messages
-        turns = [i + 1 for i, m in enumerate(messages) if m.role == "assistant"]
-        for end in reversed(turns):
-            parent = self._parents.get(_key(messages[:end]))
-            if parent is not None:
-                row["parent_id"], row["messages"] = parent, _messages_json(messages[end:])
-                break
-        if exchange.completion is not None and exchange.error is None:
-            answer = Message("assistant", exchange.completion.text, exchange.completion.tool_calls)
-            self._parents[_key((*messages, answer))] = exchange.query.id
-            while len(self._parents) > _MOST_PARENTS:
-                self._parents.popitem(last=False)
+        messages, completion = exchange.query.messages, exchange.completion
+        keys = _keys(messages)
+        with self._changed:
+            for end in range(len(messages), 0, -1):
+                if messages[end - 1].role == "assistant" and keys[end - 1] in self._parents:
+                    row["parent_id"], row["messages"] = self._parents[keys[end - 1]], _messages_json(messages[end:])
+                    break
+            if completion is not None and exchange.error is None:
+                answer = Message("assistant", completion.text, completion.tool_calls)
+                self._parents[_keys((*messages, answer))[-1]] = exchange.query.id
+                while len(self._parents) > _MOST_PARENTS:
+                    self._parents.popitem(last=False)
 
     def _write(self) -> None:
+        """Exchanges that end together share a commit; after a failure all are tried again, soon or with the next."""
         while True:
-            try:
-                first = self._pending.get(timeout=_RETRY_S if self._kept else None)
-            except queue.Empty:
-                self._commit([])
-                continue
-            if first is None:
-                break
-            batch = [first]
-            stop = False
-            while not self._pending.empty():  # exchanges that end together share a commit
-                item = self._pending.get()
-                if item is None:
-                    stop = True
-                    break
-                batch.append(item)
-            self._commit(batch)
-            if stop:
-                break
-        if self._kept:
-            self._commit([])
+            with self._changed:
+                self._changed.wait_for(lambda: self._new or self._closing, _RETRY_S if self._unwritten else None)
+                batch, closing, self._new = list(self._unwritten), self._closing, False
+            if batch:
+                self._commit(batch)
+            if closing:
+                return
 
-    def _commit(self, batch: Sequence[tuple[str, Row, threading.Event]]) -> None:
-        rows = [*self._kept, *((table, row) for table, row, _ in batch)]
+    def _commit(self, batch: Sequence[_Unwritten]) -> None:
+        refused = 0
         try:
             with self._connection:
-                for table, row in rows:
-                    _insert(self._connection, table, row)
+                for item in batch:
+                    refused += not self._insert(item)
         except sqlite3.Error as error:
-            self._keep([(table, row) for table, row, _ in batch], error)
-        else:
-            if self._kept:
-                _LOGGER.warning("decision log: writing again; %d kept rows are on disk", len(self._kept))
-            self._kept.clear()
-            self.last_error = None
-            for _, _, written in batch:
-                written.set()
+            if self.last_error != str(error):
+                _LOGGER.error("decision log %s: %s; rows are kept in memory and tried again", self.path, error)
+            self.last_error = str(error)
+            return
+        if self.last_error is not None:
+            _LOGGER.warning("decision log: writing again; %d kept rows are on disk", len(batch) - refused)
+        self.last_error = None
+        with self._changed:
+            for item in batch:
+                item.done.set()
+            while self._unwritten and self._unwritten[0].done.is_set():
+                self._unwritten.popleft()
+            self.dropped += refused
 
-    def _keep(self, rows: Iterable[tuple[str, Row]], error: sqlite3.Error) -> None:
-        if self.last_error != str(error):
-            _LOGGER.error("decision log %s: %s; rows are kept in memory and tried again", self.path, error)
-        self.last_error = str(error)
-        for item in rows:
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.popleft()
-                self.dropped += 1
-            self._kept.append(item)
+    def _insert(self, item: _Unwritten) -> bool:
+        """False for a row no retry can write: it must not keep the others from the disk."""
+        names, marks = ", ".join(item.row), ", ".join("?" * len(item.row))
+        values = [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in item.row.values()]
+        try:
+            self._connection.execute(f"INSERT OR IGNORE INTO {item.table} ({names}) VALUES ({marks})", values)
+        except _UNSTORABLE as error:
+            _LOGGER.error("decision log: a row of %s cannot be stored and is dropped: %s", item.table, error)
+            return False
+        return True
 
     def _reader_has(self, exchange_id: str) -> bool:
         with closing(LogReader(self.path).connect()) as connection:
@@ -190,16 +216,22 @@ class LogReader:
             raise LogError(
                 f"{self.path}: there is no decision log yet; it is made when `edge-agent serve` first starts"
             )
-        try:
+        with self._named_errors():
             connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
             connection.row_factory = sqlite3.Row
+            connection.create_function("contains", 2, _contains, deterministic=True)
             connection.execute("SELECT 1 FROM exchanges LIMIT 1")
+        return connection
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             raise LogError(
                 f"{self.path}: cannot be read as a decision log: {error};"
                 " check the file's owner and mode, or move it away and start anew"
             ) from error
-        return connection
 
     def rows(
         self, *, route: str | None = None, since_utc: str | None = None, text: str | None = None, limit: int = 20
@@ -211,10 +243,13 @@ class LogReader:
         if since_utc:
             where, values = [*where, "created_utc >= ?"], [*values, since_utc]
         if text:
-            where.append("(instr(lower(messages), lower(?)) OR instr(lower(answer), lower(?)))")
-            values += [json.dumps(text, ensure_ascii=False)[1:-1], text]
+            where.append(
+                "(contains(answer, ?) OR EXISTS (SELECT 1 FROM json_each(messages)"
+                " WHERE contains(json_extract(value, '$.content'), ?)))"
+            )
+            values += [text, text]
         query = f"SELECT * FROM exchanges WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
-        with closing(self.connect()) as connection:
+        with self._named_errors(), closing(self.connect()) as connection:
             return [_readable(row) for row in connection.execute(query, [*values, limit])]
 
     def row(self, exchange_id: str) -> Row:
@@ -222,13 +257,14 @@ class LogReader:
 
         :raises LogError: when none or several match.
         """
-        with closing(self.connect()) as connection:
-            pattern = exchange_id.replace("%", "").replace("_", "")
+        with self._named_errors(), closing(self.connect()) as connection:
             found = connection.execute(
-                "SELECT * FROM exchanges WHERE id LIKE ? OR id LIKE ? LIMIT 2", [f"{pattern}%", f"%{pattern}"]
+                "SELECT * FROM exchanges WHERE length(?1)"
+                " AND ?1 IN (substr(id, 1, length(?1)), substr(id, -length(?1))) LIMIT 2",
+                [exchange_id.lower()],
             ).fetchall()
-            if len(found) != 1 or not pattern:
-                problem = "no exchange has" if not found or not pattern else "several exchanges have"
+            if len(found) != 1:
+                problem = "several exchanges have" if found else "no exchange has"
                 raise LogError(f"{problem} the id {exchange_id!r}; `edge-agent logs` lists them")
             row = _readable(found[0])
             feedback = connection.execute(
@@ -239,7 +275,7 @@ class LogReader:
     def conversation(self, row: Row) -> list[Row]:
         """All messages of the request behind a row, those the parents hold included, as far as they are still there."""
         messages = json.loads(row["messages"] or "[]")
-        with closing(self.connect()) as connection:
+        with self._named_errors(), closing(self.connect()) as connection:
             while row["parent_id"]:
                 found = connection.execute("SELECT * FROM exchanges WHERE id = ?", [row["parent_id"]]).fetchone()
                 if found is None:
@@ -251,12 +287,13 @@ class LogReader:
 
     def status(self) -> Row:
         """Path, size on disk in bytes (WAL included), rows, and the time of the first and last one."""
-        with closing(self.connect()) as connection:
+        with self._named_errors(), closing(self.connect()) as connection:
             rows, first, last, top = connection.execute(
                 "SELECT count(*), min(created_utc), max(created_utc), max(seq) FROM exchanges"
             ).fetchone()
             routes = connection.execute("SELECT coalesce(route, 'none'), count(*) FROM exchanges GROUP BY 1").fetchall()
             feedback = connection.execute("SELECT count(*) FROM feedback").fetchone()[0]
+            private = connection.execute("SELECT count(*) FROM exchanges WHERE private").fetchone()[0]
         size = sum(p.stat().st_size for p in (self.path, self.path.with_name(self.path.name + "-wal")) if p.exists())
         return {
             "path": str(self.path),
@@ -267,7 +304,8 @@ class LogReader:
             "last_seq": top,
             "routes": {route: count for route, count in routes},
             "feedback": feedback,
-            "unsent": rows,  # nothing is sent before a destination is set
+            "private": private,
+            "unsent": rows - private,  # private ones never leave; the others wait until there is a destination
         }
 
 
@@ -302,8 +340,8 @@ def to_row(exchange: Exchange, *, content: bool = True) -> Row:
         "error": exchange.error,
         "input_tokens": completion.input_tokens if completion else None,
         "output_tokens": completion.output_tokens if completion else None,
-        "prompt_bytes": sum(len(m.content.encode()) for m in query.messages),
-        "answer_bytes": len(answer.encode()),
+        "prompt_bytes": sum(len(m.content.encode("utf-8", "replace")) for m in query.messages),
+        "answer_bytes": len(answer.encode("utf-8", "replace")),
         "router_ms": exchange.router_ms,
         "first_token_ms": completion.first_token_ms if completion else None,
         "duration_ms": exchange.duration_ms,
@@ -317,18 +355,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     """The log with its schema up to date. :raises LogError: when that fails; a damaged file is named, not replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = not path.exists()
+        path.touch(mode=0o600)  # SQLite would make it readable for everybody
         connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
-        if new:
-            path.chmod(0o600)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = NORMAL",
-            "journal_size_limit = 4194304",
-            "temp_store = MEMORY",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.executescript(_PRAGMAS)
         migrations.apply(Database(connection))
         connection.commit()
     except (OSError, sqlite3.Error) as error:
@@ -357,9 +386,9 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _insert(connection: sqlite3.Connection, table: str, row: Row) -> None:
-    names, marks = ", ".join(row), ", ".join("?" * len(row))
-    connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+def _contains(text: str | None, part: str) -> bool:
+    """Whether the text has the part, capitals or not; SQLite's own lower() knows ASCII only."""
+    return text is not None and part.casefold() in text.casefold()
 
 
 def _readable(row: sqlite3.Row) -> Row:
@@ -370,6 +399,10 @@ def _messages_json(messages: Sequence[Message]) -> str:
     return json.dumps([m.to_openai() for m in messages], ensure_ascii=False)
 
 
-def _key(messages: Sequence[Message]) -> str:
-    """Equal for equal messages; kept in memory only."""
-    return hashlib.sha256(json.dumps([asdict(m) for m in messages]).encode()).hexdigest()
+def _keys(messages: Sequence[Message]) -> list[bytes]:
+    """A key for the messages up to and including each one, equal for equal messages; kept in memory only."""
+    digest, keys = hashlib.sha256(), []
+    for message in messages:
+        digest.update(json.dumps(asdict(message), sort_keys=True).encode())
+        keys.append(digest.digest())
+    return keys
