@@ -15,8 +15,17 @@ import numpy.typing as npt
 
 from edge_agent import text_features
 from edge_agent.errors import RouterError
-from edge_agent.onnx_file import read_facts
-from edge_agent.router_card import CARD, HEAD, RETAKE, RouterCard, find_bundle, read_card, read_verified
+from edge_agent.router_card import (
+    CARD,
+    ENCODER_MODEL,
+    HEAD,
+    RETAKE,
+    TOKENIZER,
+    RouterCard,
+    find_bundle,
+    read_card,
+    verify_files,
+)
 from edge_agent.types import Query
 
 if TYPE_CHECKING:
@@ -30,28 +39,24 @@ GOLDEN_TOLERANCE = 0.03
 
 
 class Encoder:
-    """Text to an L2-normalised embedding: tokenizer and ONNX graph, from verified bytes."""
+    """Text to an L2-normalised embedding, by the tokenizer and the ONNX graph of a directory."""
 
-    def __init__(
-        self,
-        model: bytes,
-        tokenizer: bytes,
-        *,
-        inputs: list[str],
-        max_tokens: int,
-        n_threads: int = 1,
-        name: str = "encoder",
-    ):
+    def __init__(self, directory: Path, *, inputs: list[str], max_tokens: int, n_threads: int = 1):
+        """
+        :param inputs: of the graph; input_ids, and perhaps attention_mask and token_type_ids.
+        :raises RouterError: when the directory holds something else.
+        """
+        model = directory / ENCODER_MODEL
         self.max_tokens = max_tokens
-        self._tokenizer = _tokenizer(tokenizer, name)
-        self._session = _session(model, f"{name}/model.onnx", n_threads)
         self._inputs = sorted(inputs)
+        self._tokenizer = _tokenizer(directory / TOKENIZER)
+        self._session = _session(model, n_threads)
         found = sorted(value.name for value in self._session.get_inputs() if value.type == "tensor(int64)")
         if found != self._inputs or not set(found) <= {"input_ids", "attention_mask", "token_type_ids"}:
-            raise RouterError(f"{name}/model.onnx: expected int64 inputs {self._inputs}, found {found}; {RETAKE}")
+            raise RouterError(f"{model}: expected int64 inputs {self._inputs}, found {found}; {RETAKE}")
         outputs = [value.name for value in self._session.get_outputs()]
         if outputs != ["embedding"]:
-            raise RouterError(f"{name}/model.onnx: expected output ['embedding'], found {outputs}; {RETAKE}")
+            raise RouterError(f"{model}: expected output ['embedding'], found {outputs}; {RETAKE}")
         self.dimension = self._session.get_outputs()[0].shape[-1]
 
     def token_ids(self, text: str) -> list[int]:
@@ -92,21 +97,13 @@ class RouterModel:
         bundle = Path(path).resolve()
         card = read_card(bundle)
         _check_features(bundle, card)
-        files = read_verified(bundle, card)
-        for name in (card.encoder_model, HEAD):
-            _check_graph(str((bundle / name).resolve()), files[name])
-        encoder = Encoder(
-            files[card.encoder_model],
-            files[card.tokenizer],
-            inputs=card.encoder_inputs,
-            max_tokens=card.max_tokens,
-            n_threads=n_threads,
-            name=str((bundle / card.encoder).resolve()),
-        )
+        verify_files(bundle, card)
+        directory = (bundle / card.encoder).resolve()
+        encoder = Encoder(directory, inputs=card.encoder_inputs, max_tokens=card.max_tokens, n_threads=n_threads)
         if encoder.dimension != card.dimension:
             found = f"found {encoder.dimension}; {RETAKE}"
-            raise RouterError(f"{bundle / card.encoder_model}: expected embeddings of length {card.dimension}, {found}")
-        model = cls(card, encoder, _head_session(bundle / HEAD, files[HEAD], card), bundle)
+            raise RouterError(f"{directory / ENCODER_MODEL}: expected embeddings of length {card.dimension}, {found}")
+        model = cls(card, encoder, _head_session(bundle / HEAD, card), bundle)
         model._self_test()
         return model
 
@@ -145,19 +142,8 @@ def _check_features(bundle: Path, card: RouterCard) -> None:
         raise RouterError(f"{bundle / CARD}: features: expected {wanted}, found {found}; update edge-agent or {RETAKE}")
 
 
-def _check_graph(path: str, model: bytes) -> None:
-    try:
-        facts = read_facts(model)
-    except (ValueError, RecursionError) as error:
-        raise RouterError(f"{path}: expected an ONNX model, found something else ({error}); {RETAKE}") from error
-    if facts.external_data:
-        raise RouterError(f"{path}: expected all weights inside the file, found external data; {RETAKE}")
-    if facts.domains - {""}:
-        raise RouterError(f"{path}: expected operators of ONNX itself, found domains {sorted(facts.domains)}; {RETAKE}")
-
-
-def _head_session(path: Path, model: bytes, card: RouterCard) -> onnxruntime.InferenceSession:
-    session = _session(model, str(path), 1)
+def _head_session(path: Path, card: RouterCard) -> onnxruntime.InferenceSession:
+    session = _session(path, 1)
     found = {value.name: value.shape[-1] for value in session.get_inputs() if value.type == "tensor(float)"}
     expected = {"features": card.dimension + len(card.features)}
     if found != expected:
@@ -168,26 +154,26 @@ def _head_session(path: Path, model: bytes, card: RouterCard) -> onnxruntime.Inf
     return session
 
 
-def _session(model: bytes, path: str, n_threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, n_threads: int) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning slows the local model down
     options.log_severity_level = 4  # what goes wrong arrives as an exception
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:  # from the file, not from bytes: those would stay in memory for good
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class but Exception
         raise RouterError(f"{path}: expected a model this onnxruntime can run: {_line(error)}; {RETAKE}") from error
 
 
-def _tokenizer(data: bytes, name: str) -> tokenizers.Tokenizer:
+def _tokenizer(path: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
-        raise RouterError(f"{name}/tokenizer.json: expected a tokenizer: {_line(error)}; {RETAKE}") from error
+        raise RouterError(f"{path}: expected a tokenizer: {_line(error)}; {RETAKE}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

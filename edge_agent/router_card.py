@@ -1,4 +1,4 @@
-"""A router bundle on disk: finds it, reads its card, hands out verified bytes. Opens no model and scores nothing.
+"""A router bundle on disk: finds it, reads its card, verifies its files. Opens no model and scores nothing.
 
 router_models/encoders/<name>-<sha8>/{model.onnx, tokenizer.json}    stored once
 router_models/<version>/{head.onnx, router.json}                     small, one per version
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
 from edge_agent.errors import RouterError
+from edge_agent.onnx_file import read_facts
 
 FORMAT = 1
 CARD, HEAD, ENCODER_MODEL, TOKENIZER = "router.json", "head.onnx", "model.onnx", "tokenizer.json"
@@ -114,29 +115,41 @@ def read_card(bundle: Path) -> RouterCard:
     return card
 
 
-def read_verified(bundle: Path, card: RouterCard) -> dict[str, bytes]:
-    """The bundle's files by name, each with the SHA-256 its card names.
+def verify_files(bundle: Path, card: RouterCard) -> None:
+    """Checks every file of a bundle before anything opens it.
 
-    The bytes that were hashed are the bytes that get loaded: a file changed in between has no effect.
-
-    :raises RouterError: for a file that is missing, outside router_models, or not the one the card names.
+    :raises RouterError: for a file that is missing, outside router_models, not the one the card names, or a graph that
+        needs other files or other operators than ONNX's own.
     """
-    root = bundle.parent
-    return {name: _verified(bundle, root, name, card) for name in (HEAD, card.encoder_model, card.tokenizer)}
+    for name in (HEAD, card.encoder_model, card.tokenizer):
+        path = (bundle / name).resolve()
+        data = _read(bundle, path, name)
+        found = hashlib.sha256(data).hexdigest()
+        if found != card.files[name]:
+            raise RouterError(f"{path}: expected SHA-256 {card.files[name]} as on the card, found {found}; {RETAKE}")
+        if name != card.tokenizer:
+            _check_graph(path, data)
 
 
-def _verified(bundle: Path, root: Path, name: str, card: RouterCard) -> bytes:
-    path = (bundle / name).resolve()
-    if PurePosixPath(name).is_absolute() or not path.is_relative_to(root):
-        raise RouterError(f"{bundle / CARD}: encoder: expected a directory inside {root}, found {path}; {RETAKE}")
+def _read(bundle: Path, path: Path, name: str) -> bytes:
+    if PurePosixPath(name).is_absolute() or not path.is_relative_to(bundle.parent):
+        where = f"{bundle / CARD}: encoder"
+        raise RouterError(f"{where}: expected a directory inside {bundle.parent}, found {path}; {RETAKE}")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise RouterError(f"{path}: expected a file of the bundle, found none ({error.strerror}); {RETAKE}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != card.files[name]:
-        raise RouterError(f"{path}: expected SHA-256 {card.files[name]} as on the card, found {found}; {RETAKE}")
-    return data
+
+
+def _check_graph(path: Path, model: bytes) -> None:
+    try:
+        facts = read_facts(model)
+    except (ValueError, RecursionError) as error:
+        raise RouterError(f"{path}: expected an ONNX model, found something else ({error}); {RETAKE}") from error
+    if facts.external_data:
+        raise RouterError(f"{path}: expected all weights inside the file, found external data; {RETAKE}")
+    if facts.domains - {""}:
+        raise RouterError(f"{path}: expected operators of ONNX itself, found domains {sorted(facts.domains)}; {RETAKE}")
 
 
 def _typed(path: Path, name: str, loaded: Mapping[str, Any], hint: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from edge_agent.router import Encoder
+from edge_agent.router_card import ENCODER_MODEL, TOKENIZER
 from edge_agent.training.files import sha256, write_directory
 
 Array = npt.NDArray[Any]
@@ -47,7 +49,7 @@ def export_encoder(source: Path, encoders: Path, name: str) -> Path:
     :returns: the directory; when it was there already it is left as it is.
     :raises ValueError: when the int8 graph is further from float32 than COSINE_MEAN and COSINE_MIN allow.
     """
-    model, tokenizer = encoder_graph(source), (source / "tokenizer.json").read_bytes()
+    model, tokenizer = encoder_graph(source), (source / TOKENIZER).read_bytes()
     found = parity(model, encoder_graph(source, quantized=False), tokenizer)
     if found.cosine_mean < COSINE_MEAN or found.cosine_min < COSINE_MIN:
         raise ValueError(
@@ -60,16 +62,24 @@ def export_encoder(source: Path, encoders: Path, name: str) -> Path:
         "quantization": "int8 weights per channel, activations at run time; embeddings int8 per row",
         "parity": asdict(found),
     }
-    files = {"model.onnx": model, "tokenizer.json": tokenizer, ENCODER_CARD: json.dumps(card, indent=1).encode()}
+    files = {ENCODER_MODEL: model, TOKENIZER: tokenizer, ENCODER_CARD: json.dumps(card, indent=1).encode()}
     return write_directory(encoders / f"{name}-{sha256(model)[:8]}", files)
 
 
 def parity(model: bytes, reference: bytes, tokenizer: bytes) -> Parity:
     """Cosines between the embeddings of two graphs, one text at a time and unpadded, as on the device."""
-    encoders = [Encoder(graph, tokenizer, inputs=INPUTS, max_tokens=128) for graph in (model, reference)]
     texts = parity_texts()
-    cosines = [float(encoders[0].embed(text) @ encoders[1].embed(text)) for text in texts]
-    return Parity(len(texts), round(float(np.mean(cosines)), 4), round(min(cosines), 4))
+    found, wanted = (_embeddings(graph, tokenizer, texts) for graph in (model, reference))
+    cosines = np.sum(found * wanted, axis=1)
+    return Parity(len(texts), round(float(cosines.mean()), 4), round(float(cosines.min()), 4))
+
+
+def _embeddings(model: bytes, tokenizer: bytes, texts: list[str]) -> Array:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, ENCODER_MODEL).write_bytes(model)
+        Path(directory, TOKENIZER).write_bytes(tokenizer)
+        encoder = Encoder(Path(directory), inputs=INPUTS, max_tokens=128)
+    return np.stack([encoder.embed(text) for text in texts])
 
 
 def parity_texts() -> list[str]:
@@ -98,7 +108,12 @@ def encoder_graph(directory: Path, *, quantized: bool = True) -> bytes:
     for key, expected in {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}.items():
         if config.get(key) != expected:
             raise ValueError(f"{directory}/config.json: {key}: expected {expected}, found {config.get(key)}")
-    graph = _Graph(read_safetensors(directory / "model.safetensors"), config, quantized)
+    return graph_of(read_safetensors(directory / "model.safetensors"), config, quantized=quantized)
+
+
+def graph_of(tensors: dict[str, Array], config: dict[str, Any], *, quantized: bool) -> bytes:
+    """The graph of a BERT with these weights, named as in its safetensors file, and this config.json."""
+    graph = _Graph(tensors, config, quantized)
     return graph.serialized(graph.pooled(graph.encoded()))
 
 

@@ -40,8 +40,7 @@ GOLDEN_TEXTS = (
 def load_encoder(directory: Path, *, max_tokens: int = 128) -> Encoder:
     """The encoder in a directory that `export_encoder` wrote."""
     card = json.loads((directory / ENCODER_CARD).read_text())
-    model, tokenizer = ((directory / name).read_bytes() for name in (ENCODER_MODEL, TOKENIZER))
-    return Encoder(model, tokenizer, inputs=card["inputs"], max_tokens=max_tokens, name=str(directory))
+    return Encoder(directory, inputs=card["inputs"], max_tokens=max_tokens)
 
 
 def head_graph(head: LogisticHead) -> bytes:

@@ -88,8 +88,10 @@ def bert(weights, ids):
 
 
 @pytest.mark.parametrize("text", ["hello there", "", "what is 2 + 2? " * 5])
-def test_the_graph_computes_bert(source, text):
-    encoder = Encoder(encoder_graph(source, quantized=False), tiny_tokenizer(), inputs=INPUTS, max_tokens=128)
+def test_the_graph_computes_bert(source, tmp_path, text):
+    (tmp_path / "model.onnx").write_bytes(encoder_graph(source, quantized=False))
+    (tmp_path / "tokenizer.json").write_bytes(tiny_tokenizer())
+    encoder = Encoder(tmp_path, inputs=INPUTS, max_tokens=128)
     assert encoder.embed(text) == pytest.approx(bert(random_weights(), encoder.token_ids(text)), abs=1e-5)
 
 
