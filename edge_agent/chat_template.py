@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jinja2
@@ -82,10 +83,8 @@ def _for_template(message: Message, texts: list[str]) -> dict[str, Any]:
 def _parsed(call: dict[str, Any]) -> dict[str, Any]:
     """A tool call with its arguments as an object, as templates expect, where they are one."""
     function = dict(call["function"])
-    try:
+    with suppress(ValueError):
         function["arguments"] = json.loads(function["arguments"])
-    except ValueError:
-        pass
     return {**call, "function": function}
 
 

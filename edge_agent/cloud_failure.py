@@ -56,6 +56,8 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         advice = "redirects are not followed, the key stays here; set cloud.base_url to the final address"
         return Failure(f"{summary}: {advice}", unavailable=False, status=status)
     advice = ADVICE.get(status) or (ADVICE[400] if status < 500 else "it has trouble of its own")
+    if status == 429 and code == "insufficient_quota":  # how OpenAI says that there is no credit
+        return Failure(f"{summary}: {ADVICE[402]}", unavailable=False, status=402, quote=quote)
     unavailable = status in (408, 429) or status >= 500
     wait = retry_after_s(headers.get("Retry-After"))
     return Failure(f"{summary}: {advice}", unavailable, status=status, retry_after_s=wait, quote=quote)
@@ -87,7 +89,8 @@ def of_exception(error: Exception, *, connected: bool, connect_timeout_s: float,
     timed_out = any(isinstance(cause, timeouts) for cause in causes)
     if connected:
         silence = f"sent nothing for {read_timeout_s:g} s"
-        return Failure(silence if timed_out else "the connection broke off", unavailable=True)
+        # who waited read_timeout_s once shall not wait it three times before the local model answers
+        return Failure(silence if timed_out else "the connection broke off", unavailable=True, retry=not timed_out)
     if not isinstance(error, requests.RequestException):  # how requests reports a bundle that is not there
         return Failure("no TLS certificate bundle; check REQUESTS_CA_BUNDLE", unavailable=True, retry=False)
     for cause in causes:

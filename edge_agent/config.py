@@ -285,6 +285,10 @@ def _check_together(config: Config) -> None:
             raise ConfigError(
                 f"{where}: cloud.base_url: {cloud.base_url} would send prompts and the key unencrypted; use https://"
             )
+        if "@" in cloud.base_url.split("/")[2]:
+            raise ConfigError(
+                f"{where}: cloud.base_url: expected no user or password in it; the key goes into cloud.api_key_env"
+            )
         if not cloud.model:
             raise ConfigError(f"{where}: cloud.model: expected the model to ask for at {cloud.base_url}, found null")
     if config.tcp.port is not None and not is_loopback(config.tcp.host):

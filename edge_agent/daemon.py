@@ -244,7 +244,8 @@ def build_local(config: Config, environ: Mapping[str, str]) -> LocalModel:
 def greeting(daemon: Daemon) -> str:
     """What a person sees once the daemon is ready: who answers, where, and what to type next."""
     cloud, router = daemon.cloud, daemon.agent.router
-    command = "edge-agent" if shutil.which("edge-agent") else str(Path(sys.argv[0]))
+    beside = Path(sys.executable).with_name("edge-agent")
+    command = "edge-agent" if shutil.which("edge-agent") or not beside.exists() else _shortest(beside)
     usual = daemon.unix.path == socket_path(Config())
     option = "" if usual else f" --socket {daemon.unix.path}"
     asks = (
@@ -261,6 +262,10 @@ def greeting(daemon: Daemon) -> str:
     }
     shown = "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
     return f"edge-agent is ready\n{shown}\n\nIn another shell:  {command} chat{option}\nStop with Ctrl-C.\n"
+
+
+def _shortest(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 class _TextFormatter(logging.Formatter):

@@ -41,6 +41,12 @@ PRAGMA synchronous = NORMAL;
 PRAGMA journal_size_limit = 4194304;
 PRAGMA temp_store = MEMORY;
 """
+_FILTERS = {
+    "route": "route = :route",
+    "since_utc": "created_utc >= :since_utc",
+    "text": "(contains(answer, :text) OR EXISTS (SELECT 1 FROM json_each(messages)"
+    " WHERE contains(json_extract(value, '$.content'), :text)))",
+}
 
 Row = dict[str, Any]
 
@@ -97,9 +103,7 @@ class DecisionLog:
 
         :raises RequestError: when no exchange has this id.
         """
-        with self._changed:
-            known = any(item.row.get("id") == exchange_id for item in self._unwritten)
-        if not known and not self._reader_has(exchange_id):
+        if not self._has(exchange_id):
             message = f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`"
             raise RequestError(message, param="id", status=404, code="not_found")
         row = {"exchange_id": exchange_id, "rating": rating, "comment": comment, "created_utc": utc_now()}
@@ -111,7 +115,7 @@ class DecisionLog:
         try:
             return LogReader(self.path).status() | own
         except LogError as error:
-            return {"path": str(self.path), **own, "last_error": self.last_error or error.message}
+            return own | {"path": str(self.path), "last_error": self.last_error or error.message}
 
     def close(self) -> None:
         """Write what is pending, fold the WAL back into the file and close it."""
@@ -138,8 +142,7 @@ class DecisionLog:
             self._new = True
             self._changed.notify()
         if not item.done.wait(self._max_wait_s):
-            waited_ms = self._max_wait_s * 1000
-            _LOGGER.warning("decision log: a row was not on disk after %.0f ms; the answer went first", waited_ms)
+            _LOGGER.warning("decision log: no row on disk after %.0f ms; the answer goes first", self._max_wait_s * 1e3)
 
     def _link_to_parent(self, exchange: Exchange, row: Row) -> None:
         """Store only the messages after the last answer we gave in this conversation: a long chat stays linear."""
@@ -199,7 +202,10 @@ class DecisionLog:
             return False
         return True
 
-    def _reader_has(self, exchange_id: str) -> bool:
+    def _has(self, exchange_id: str) -> bool:
+        with self._changed:
+            if any(item.row.get("id") == exchange_id for item in self._unwritten):
+                return True
         with closing(LogReader(self.path).connect()) as connection:
             return connection.execute("SELECT 1 FROM exchanges WHERE id = ?", [exchange_id]).fetchone() is not None
 
@@ -213,9 +219,8 @@ class LogReader:
     def connect(self) -> sqlite3.Connection:
         """A read-only connection. :raises LogError: when there is no log, or it cannot be read."""
         if not self.path.exists():
-            raise LogError(
-                f"{self.path}: there is no decision log yet; it is made when `edge-agent serve` first starts"
-            )
+            message = "there is no decision log yet; it is made when `edge-agent serve` first starts"
+            raise LogError(f"{self.path}: {message}")
         with self._named_errors():
             connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
             connection.row_factory = sqlite3.Row
@@ -228,29 +233,18 @@ class LogReader:
         try:
             yield
         except sqlite3.Error as error:
-            raise LogError(
-                f"{self.path}: cannot be read as a decision log: {error};"
-                " check the file's owner and mode, or move it away and start anew"
-            ) from error
+            next_step = "check the file's owner and mode, or move it away and start anew"
+            raise LogError(f"{self.path}: cannot be read as a decision log: {error}; {next_step}") from error
 
     def rows(
         self, *, route: str | None = None, since_utc: str | None = None, text: str | None = None, limit: int = 20
     ) -> list[Row]:
         """The newest exchanges first, by route, earliest time (ISO 8601, UTC) and text in question or answer."""
-        where, values = ["1"], []  # type: ignore[var-annotated]
-        if route:
-            where, values = [*where, "route = ?"], [*values, route]
-        if since_utc:
-            where, values = [*where, "created_utc >= ?"], [*values, since_utc]
-        if text:
-            where.append(
-                "(contains(answer, ?) OR EXISTS (SELECT 1 FROM json_each(messages)"
-                " WHERE contains(json_extract(value, '$.content'), ?)))"
-            )
-            values += [text, text]
-        query = f"SELECT * FROM exchanges WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+        given = {"route": route, "since_utc": since_utc, "text": text}
+        where = " AND ".join(["1", *(_FILTERS[name] for name, value in given.items() if value)])
+        query = f"SELECT * FROM exchanges WHERE {where} ORDER BY seq DESC LIMIT :limit"
         with self._named_errors(), closing(self.connect()) as connection:
-            return [_readable(row) for row in connection.execute(query, [*values, limit])]
+            return [_readable(row) for row in connection.execute(query, given | {"limit": limit})]
 
     def row(self, exchange_id: str) -> Row:
         """The exchange with this id or unique beginning or end of one, with its feedback under `feedback`.
@@ -288,12 +282,11 @@ class LogReader:
     def status(self) -> Row:
         """Path, size on disk in bytes (WAL included), rows, and the time of the first and last one."""
         with self._named_errors(), closing(self.connect()) as connection:
-            rows, first, last, top = connection.execute(
-                "SELECT count(*), min(created_utc), max(created_utc), max(seq) FROM exchanges"
+            rows, private, first, last, top = connection.execute(
+                "SELECT count(*), count(nullif(private, 0)), min(created_utc), max(created_utc), max(seq) FROM exchanges"
             ).fetchone()
             routes = connection.execute("SELECT coalesce(route, 'none'), count(*) FROM exchanges GROUP BY 1").fetchall()
             feedback = connection.execute("SELECT count(*) FROM feedback").fetchone()[0]
-            private = connection.execute("SELECT count(*) FROM exchanges WHERE private").fetchone()[0]
         size = sum(p.stat().st_size for p in (self.path, self.path.with_name(self.path.name + "-wal")) if p.exists())
         return {
             "path": str(self.path),
@@ -361,10 +354,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         migrations.apply(Database(connection))
         connection.commit()
     except (OSError, sqlite3.Error) as error:
-        raise LogError(
-            f"{path}: cannot be opened as the decision log: {error};"
-            " check the directory, or set another file with log.path"
-        ) from error
+        raise _unopenable(path, error) from error
     return connection
 
 
@@ -373,17 +363,19 @@ def _lock(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LogError(
-            f"{path}: cannot be opened as the decision log: {error}; set another file with log.path"
-        ) from error
+        raise _unopenable(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise LogError(
-            f"{path}: another daemon writes this log; stop it or set another file with log.path", code="log_locked"
-        ) from error
+        message = f"{path}: another daemon writes this log; stop it or set another file with log.path"
+        raise LogError(message, code="log_locked") from error
     return descriptor
+
+
+def _unopenable(path: Path, error: Exception) -> LogError:
+    next_step = "check the directory, or set another file with log.path"
+    return LogError(f"{path}: cannot be opened as the decision log: {error}; {next_step}")
 
 
 def _contains(text: str | None, part: str) -> bool:

@@ -35,7 +35,7 @@ class UnixListener:
         length = len(os.fsencode(self.path))
         if length > LONGEST_PATH:
             raise ConfigError(
-                f"socket.path: expected at most {LONGEST_PATH} bytes, found {length} in {self.path}; choose a shorter one"
+                f"socket.path: expected at most {LONGEST_PATH} bytes, found {length} in {self.path}; choose another"
             )
         group_id = _group_id(group) if group else None
         try:

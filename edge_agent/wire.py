@@ -6,17 +6,20 @@ A field is honoured or refused by name; null, and a value that asks for nothing,
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from edge_agent.errors import EdgeAgentError, RequestError
+from edge_agent.errors import CloudError, EdgeAgentError, RequestError
 from edge_agent.types import Completion, Decision, Exchange, Message, Options, Query, Wish
 
 WISHES = ("auto", "local", "cloud")
 ROLES = ("system", "user", "assistant", "tool")
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+MAX_DEPTH = 64
+"""Objects and lists inside each other; what is deeper could exhaust the stack of whoever walks it later."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -133,10 +136,12 @@ def render_ending(exchange: Exchange, include_usage: bool) -> list[dict[str, Any
 
 def render_error(error: EdgeAgentError, exchange: Exchange | None = None) -> dict[str, Any]:
     """OpenAI's error object."""
-    kind = "invalid_request_error" if error.status in (400, 404, 405, 413, 415) else "authentication_error"
+    kind = "server_error" if error.status >= 500 else "invalid_request_error"
     kind = {401: "authentication_error", 403: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
-    kind = "server_error" if error.status >= 500 else kind
-    body: dict[str, Any] = {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    detail = f"; it says: {error.detail}" if isinstance(error, CloudError) and error.detail else ""
+    body: dict[str, Any] = {
+        "error": {"message": error.message + detail, "type": kind, "param": error.param, "code": error.code}
+    }
     return body | ({"edge_agent": edge_agent_object(exchange)} if exchange else {})
 
 
@@ -218,17 +223,38 @@ def _object(body: bytes) -> dict[str, Any]:
             f"body: expected UTF-8, found byte 0x{body[error.start]:02x} at offset {error.start}; encode it as UTF-8"
         ) from error
     try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise RequestError(f"body: expected a JSON object: {reason}") from error
+        data = _clean(json.loads(text, parse_constant=_no_number, parse_float=_finite))
+    except RecursionError as error:
+        raise _too_deep("body") from error
+    except ValueError as error:
+        raise RequestError(f"body: expected a JSON object: {error}") from error
     if not isinstance(data, dict):
         raise _wrong("body", "a JSON object", data)
     return data
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(digits[:20])
+
+
+def _clean(value: Any, where: str = "body", depth: int = 0) -> Any:
+    """`value` with texts that can be encoded (JSON may carry half of a surrogate pair), at most MAX_DEPTH deep."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, (dict, list)) and depth >= MAX_DEPTH:
+        raise _too_deep(where)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item, where, depth + 1) for key, item in value.items()}
+    return [_clean(item, where, depth + 1) for item in value] if isinstance(value, list) else value
+
+
+def _too_deep(where: str) -> RequestError:
+    return RequestError(f"{where}: expected JSON at most {MAX_DEPTH} levels deep; nest it less", param=where)
 
 
 _HONOURED = {
@@ -239,7 +265,9 @@ _HONOURED = {
 
 
 def _check_known(key: str, value: Any) -> None:
-    if key in _HONOURED or value is None or value in _NEUTRAL.get(key, ()):
+    if key in _HONOURED or value is None:
+        return
+    if any(value == neutral and type(value) is type(neutral) for neutral in _NEUTRAL.get(key, ())):
         return
     raise RequestError(f"{key}: this field is not supported; leave it out", param=key, code="unsupported_parameter")
 
@@ -256,6 +284,9 @@ def _wish(data: Mapping[str, Any]) -> Wish:
     return cast(Wish, wish)
 
 
+_MESSAGE_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "name", "private")
+
+
 def _messages(data: Mapping[str, Any], most: int) -> tuple[tuple[Message, ...], bool]:
     found = data.get("messages")
     if not isinstance(found, list) or not found:
@@ -269,27 +300,15 @@ def _messages(data: Mapping[str, Any], most: int) -> tuple[tuple[Message, ...], 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise _wrong(where, "an object with role and content", item)
-    for key in item:
-        if key not in (
-            "role",
-            "content",
-            "tool_calls",
-            "tool_call_id",
-            "name",
-            "private",
-            "refusal",
-            "annotations",
-            "audio",
-        ):
-            raise _wrong(
-                f"{where}.{key}", "role, content, tool_calls, tool_call_id, name or private", "an unknown field"
-            )
+    for key, value in item.items():
+        if key not in _MESSAGE_FIELDS and value not in (None, []):  # answers that are sent back carry such fields
+            raise _wrong(f"{where}.{key}", ", ".join(_MESSAGE_FIELDS), "an unknown field")
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in ROLES:
         raise _wrong(f"{where}.role", ", ".join(ROLES), item.get("role"))
-    if item.get("audio"):
-        raise _wrong(f"{where}.audio", "text only", "audio")
-    calls = _tool_calls(item, where) if role == "assistant" else ()
+    calls = _tool_calls(item, where)
+    if calls and role != "assistant":
+        raise _wrong(f"{where}.tool_calls", "role: assistant beside it", role)
     name = _text(item, "name", f"{where}.name", most=64)
     if name is not None and not _NAME.fullmatch(name):
         raise _wrong(f"{where}.name", "letters, digits, - and _", name)
@@ -307,19 +326,14 @@ def _content(item: Mapping[str, Any], where: str, optional: bool) -> str:
         return "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
     if not isinstance(content, str):
         raise _wrong(f"{where}.content", "text", content)
-    return _clean(content)
+    return content
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         kind = part.get("type") if isinstance(part, dict) else part
         raise _wrong(where, '{"type": "text", "text": ...}', kind)
-    return _clean(part["text"])
-
-
-def _clean(text: str) -> str:
-    """Text that can be encoded: JSON may carry half of a surrogate pair."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return cast(str, part["text"])
 
 
 def _tool_calls(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ...]:
@@ -328,21 +342,27 @@ def _tool_calls(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ..
         return ()
     if not isinstance(calls, list):
         raise _wrong(f"{where}.tool_calls", "a list", calls)
-    checked = []
-    for i, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, dict) else None
-        place = f"{where}.tool_calls[{i}]"
-        if (
-            not isinstance(function, dict)
-            or not _is_name(function.get("name"))
-            or not isinstance(function.get("arguments"), str)
-        ):
-            raise _wrong(place, '{"id", "type": "function", "function": {"name", "arguments"}}', call)
-        function = {"name": function["name"], "arguments": _clean(function["arguments"])}
-        checked.append(
-            {"id": _text(call, "id", f"{place}.id", most=64) or f"call_{i}", "type": "function", "function": function}
-        )
-    return tuple(checked)
+    return tuple(_tool_call(call, i, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls))
+
+
+def _tool_call(call: Any, number: int, where: str) -> dict[str, Any]:
+    function = _function({"type": "function", **call}) if isinstance(call, dict) else {}
+    if not _is_name(function.get("name")) or not isinstance(function.get("arguments"), str):
+        raise _wrong(where, '{"id", "type": "function", "function": {"name", "arguments"}}', call)
+    _check_arguments(function["arguments"], f"{where}.function.arguments")
+    call_id = _text(call, "id", f"{where}.id", most=64) or f"call_{number}"
+    function = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def _check_arguments(arguments: str, where: str) -> None:
+    """Any text may be sent back, as models write it; but what parses as JSON must not be too deep."""
+    try:
+        _clean(json.loads(arguments), where)
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    except ValueError:
+        pass
 
 
 def _options(data: Mapping[str, Any]) -> Options:
@@ -375,7 +395,7 @@ def _stop(data: Mapping[str, Any]) -> tuple[str, ...]:
         or len(stops) > 4
     ):
         raise _wrong("stop", "text or a list of at most 4 texts of 1 to 256 characters", stop)
-    return tuple(_clean(s) for s in stops)
+    return tuple(stops)
 
 
 def _tools(data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -385,12 +405,20 @@ def _tools(data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     if not isinstance(tools, list):
         raise _wrong("tools", "a list", tools)
     for i, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-        if not isinstance(function, dict) or not _is_name(function.get("name")):
+        function, where = _function(tool), f"tools[{i}].function"
+        if not _is_name(function.get("name")):
             raise _wrong(f"tools[{i}]", '{"type": "function", "function": {"name": ..., "parameters": ...}}', tool)
-        if not isinstance(function.get("parameters", {}), dict):
-            raise _wrong(f"tools[{i}].function.parameters", "a JSON schema", function["parameters"])
+        if not isinstance(function.get("parameters"), (dict, type(None))):
+            raise _wrong(f"{where}.parameters", "a JSON schema", function["parameters"])
+        if not isinstance(function.get("description"), (str, type(None))):
+            raise _wrong(f"{where}.description", "text", function["description"])
     return tuple(tools)
+
+
+def _function(value: Any) -> dict[str, Any]:
+    """The function inside a tool, a tool call or a tool choice; {} when there is none."""
+    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
+    return function if isinstance(function, dict) else {}
 
 
 def _is_name(value: Any) -> bool:
@@ -403,22 +431,23 @@ def _tool_choice(data: Mapping[str, Any], names: list[str]) -> str | dict[str, A
         return choice
     if choice == "required" and names:
         return "required"
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    if isinstance(function, dict) and function.get("name") in names:
+    if _function(choice).get("name") in names:
         return cast("dict[str, Any]", choice)
     raise _wrong("tool_choice", "none, auto, required or a function of tools", choice)
 
 
 def _response_format(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    form = data.get("response_format")
-    if form is None or form == {"type": "text"}:
+    form = _mapping(data, "response_format")
+    if not form:
         return None
-    kind = form.get("type") if isinstance(form, dict) else form
-    if kind == "json_object":
-        return {"type": "json_object"}
-    if kind != "json_schema":
+    kind, schema = form.get("type"), form.get("json_schema")
+    if kind not in ("text", "json_object", "json_schema"):
         raise _wrong("response_format.type", "text, json_object or json_schema", kind)
-    schema = form.get("json_schema")
+    for key in form:
+        if key != "type" and (key, kind) != ("json_schema", "json_schema"):
+            raise _wrong(f"response_format.{key}", f"nothing beside type: {kind}", "an unknown field")
+    if kind != "json_schema":
+        return {"type": kind} if kind == "json_object" else None
     if not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict) or not _is_name(schema.get("name")):
         raise _wrong("response_format.json_schema", '{"name": ..., "schema": {...}}', schema)
     return {"type": "json_schema", "json_schema": schema}
@@ -444,7 +473,7 @@ def _text(data: Mapping[str, Any], key: str, where: str, most: int) -> str | Non
         return None
     if not isinstance(value, str) or not 0 < len(value) <= most:
         raise _wrong(where, f"text of 1 to {most} characters", value)
-    return _clean(value)
+    return value
 
 
 def _integer(data: Mapping[str, Any], key: str, low: int, high: int) -> int | None:

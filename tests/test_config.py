@@ -72,6 +72,7 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
         ("!!python/object:os.system {}", "not YAML"),
         ("cloud: {base_url: ftp://x, model: m}", "cloud.base_url: expected http:// or https://"),
         ("cloud: {base_url: http://example.com/v1, model: m}", "unencrypted; use https://"),
+        ("cloud: {base_url: 'https://me:pw@example.com/v1', model: m}", "cloud.base_url: expected no user or password"),
         ("cloud: {base_url: https://example.com/v1}", "cloud.model: expected the model to ask for"),
         ("tcp: {port: 8642, host: 0.0.0.0}", "tcp.host: expected a loopback address such as 127.0.0.1"),
     ],
