@@ -283,7 +283,7 @@ class LogReader:
         """Path, size on disk in bytes (WAL included), rows, and the time of the first and last one."""
         with self._named_errors(), closing(self.connect()) as connection:
             rows, private, first, last, top = connection.execute(
-                "SELECT count(*), count(nullif(private, 0)), min(created_utc), max(created_utc), max(seq) FROM exchanges"
+                "SELECT count(*), total(private), min(created_utc), max(created_utc), max(seq) FROM exchanges"
             ).fetchone()
             routes = connection.execute("SELECT coalesce(route, 'none'), count(*) FROM exchanges GROUP BY 1").fetchall()
             feedback = connection.execute("SELECT count(*) FROM feedback").fetchone()[0]
@@ -297,8 +297,8 @@ class LogReader:
             "last_seq": top,
             "routes": {route: count for route, count in routes},
             "feedback": feedback,
-            "private": private,
-            "unsent": rows - private,  # private ones never leave; the others wait until there is a destination
+            "private": int(private),
+            "unsent": rows - int(private),  # private ones never leave; the others wait until there is a destination
         }
 
 
