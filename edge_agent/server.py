@@ -159,9 +159,17 @@ class Server:
 
     async def _feedback(self, request: Request) -> Response:
         feedback = wire.parse_feedback(await self._body(request))
+        await self._settled(feedback.exchange_id)
         record = partial(self._log.add_feedback, feedback.exchange_id, feedback.rating, feedback.comment)
         await asyncio.get_running_loop().run_in_executor(self._pool, record)
         return JSONResponse({"id": feedback.exchange_id, "rating": feedback.rating})
+
+    async def _settled(self, exchange_id: str) -> None:
+        """Wait for the row of an exchange that just ends: people rate an answer the moment they stopped it."""
+        for _ in range(40):
+            if all(running.exchange_id != exchange_id for running in self._active):
+                return
+            await asyncio.sleep(0.05)
 
     async def _list_models(self, request: Request) -> Response:
         return JSONResponse(wire.render_models(self._models))
@@ -186,6 +194,7 @@ class _Running:
 
     def __init__(self, agent: Agent, query: Query, loop: asyncio.AbstractEventLoop):
         self._agent, self._query, self._loop = agent, query, loop
+        self.exchange_id = query.id
         self._events: asyncio.Queue[Decision | Chunk | Exchange | Exception] = asyncio.Queue()
         self.cancelled = threading.Event()
 
