@@ -36,7 +36,7 @@ class AnswerText:
         if self.calls_text:
             self.calls_text, self._held = self.calls_text + self._held, ""
             return ""
-        if self._tools and not self.text and self._held.lstrip().startswith("{"):
+        if self._tools and not self.text.strip() and self._held.lstrip().startswith("{"):
             self.calls_text, self._held = self._held, ""  # small models leave the marks out
             return ""
         at, mark = min(((self._held.find(m), m) for m in self._marks if m in self._held), default=(-1, ""))

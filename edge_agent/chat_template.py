@@ -35,7 +35,7 @@ class ChatTemplate:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.filters["tojson"] = _to_json
         environment.globals.update(raise_exception=_raise, strftime_now=time.strftime)
         self._template = environment.from_string(source)
         self._tokenize, self._bos, self._eos, self._add_bos = tokenize, bos, eos, add_bos
@@ -47,7 +47,10 @@ class ChatTemplate:
         :raises RequestError: when the template refuses the messages.
         """
         texts: list[str] = []
-        rendered = self._render([_for_template(m, texts) for m in messages], _protect(list(tools), texts))
+        try:
+            rendered = self._render([_for_template(m, texts) for m in messages], _protect(list(tools), texts))
+        except RecursionError as error:
+            raise RequestError("messages: a tool or a tool call is nested too deeply; nest it less") from error
         if self._bos and rendered.startswith(self._bos):
             rendered = rendered[len(self._bos) :]
         ids = self._tokenize(self._bos, True) if self._bos and self._add_bos else []
@@ -74,6 +77,8 @@ class ChatTemplate:
 
 def _for_template(message: Message, texts: list[str]) -> dict[str, Any]:
     rendered = message.to_openai()
+    for key in rendered.keys() & {"name", "tool_call_id"}:
+        rendered[key] = _protect(rendered[key], texts)
     rendered["content"] = _placeholder(message.content, texts) if message.content else ""
     if message.tool_calls:
         rendered["tool_calls"] = [_protect(_parsed(call), texts) for call in message.tool_calls]
@@ -100,6 +105,11 @@ def _protect(value: Any, texts: list[str]) -> Any:
 def _placeholder(text: str, texts: list[str]) -> str:
     texts.append(text)
     return f"\ue000{len(texts) - 1}\ue001"
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
+    """What transformers' filter takes (indent, separators, sort_keys), but escaped placeholders would be lost."""
+    return json.dumps(value, ensure_ascii=False, **layout)
 
 
 def _raise(message: str) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,18 @@ class UnixListener:
                 f"socket.path: expected at most {LONGEST_PATH} bytes, found {length} in {self.path}; choose another"
             )
         group_id = _group_id(group) if group else None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = _lock(self.path)
-            _remove_stale(self.path)
-            self.socket = _bind(self.path, group_id)
-        except OSError as error:
-            raise ConfigError(
-                f"socket.path: cannot listen on {self.path}: {error}; choose another with --socket"
-            ) from error
+        with ExitStack() as undo:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._lock = _lock(self.path)
+                undo.callback(os.close, self._lock)
+                _remove_stale(self.path)
+                self.socket = _bind(self.path, group_id)
+            except OSError as error:
+                raise ConfigError(
+                    f"socket.path: cannot listen on {self.path}: {error}; choose another with --socket"
+                ) from error
+            undo.pop_all()
         self._inode = self.path.stat().st_ino
 
     def close(self) -> None:
@@ -75,39 +78,51 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 def peer_protocol(*, silent_client_s: float, foreign_allowed: bool) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1 protocol that knows its peer: `state.peer` is `unix` or `tcp`.
 
-    :param silent_client_s: a connection without a complete request head for this long is closed.
+    :param silent_client_s: a connection without a request for this long, at first or after an answer, is closed.
     :param foreign_allowed: whether users other than ours and root may talk over the Unix socket (a group was set).
     """
-    allowed = {os.getuid(), 0}
+    allowed = None if foreign_allowed else frozenset({os.getuid(), 0})
+    return type("PeerH11", (_PeerH11,), {"silent_client_s": silent_client_s, "allowed_uids": allowed})
 
-    class PeerH11(H11Protocol):
-        _silence: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
-            peer = transport.get_extra_info("socket")
-            unix = peer is not None and peer.family == socket.AF_UNIX
-            if unix and not foreign_allowed and _uid(peer) not in allowed:
-                transport.abort()  # before a byte of HTTP is parsed
-                return
-            self.app_state = {**self.app_state, "peer": "unix" if unix else "tcp"}
-            super().connection_made(transport)
-            self._silence = self.loop.call_later(silent_client_s, self._close_if_silent)
+class _PeerH11(H11Protocol):
+    silent_client_s: float
+    allowed_uids: frozenset[int] | None
+    """Who may talk over the Unix socket; None: whoever its mode lets in."""
+    _silence: asyncio.TimerHandle | None = None
 
-        def _close_if_silent(self) -> None:
-            if self.cycle is None:
-                self.transport.close()
+    def connection_made(self, transport: Any) -> None:
+        peer = transport.get_extra_info("socket")
+        unix = peer is not None and peer.family == socket.AF_UNIX
+        if unix and self.allowed_uids is not None and _uid(peer) not in self.allowed_uids:
+            transport.abort()  # before a byte of HTTP is parsed
+            return
+        self.app_state = {**self.app_state, "peer": "unix" if unix else "tcp"}
+        super().connection_made(transport)
+        self._wait_for_request()
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport is not None:
-                super().data_received(data)
+    def data_received(self, data: bytes) -> None:
+        if self.transport is not None:
+            super().data_received(data)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._silence is None:
-                return  # aborted in connection_made
+    def on_response_complete(self) -> None:
+        self._wait_for_request()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._silence is None:
+            return  # aborted in connection_made
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _wait_for_request(self) -> None:
+        if self._silence is not None:
             self._silence.cancel()
-            super().connection_lost(exc)
+        self._silence = self.loop.call_later(self.silent_client_s, self._close_if_silent)
 
-    return PeerH11
+    def _close_if_silent(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # else an answer is on its way
+            self.transport.close()
 
 
 def _uid(peer: socket.socket) -> int:
@@ -164,7 +179,11 @@ def _bind(path: Path, group_id: int | None) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(mask)
-    if group_id is not None:
-        os.chown(path, -1, group_id)
+    try:
+        if group_id is not None:
+            os.chown(path, -1, group_id)
+    except OSError:
+        path.unlink()
+        raise
     listener.listen(_BACKLOG)
     return listener

@@ -113,9 +113,11 @@ class LocalModel:
         grammar = self._grammar(query.options)
         job = _Job(query, self._prompt(query), grammar, cancelled)
         with self._changed:
-            waiting = sum(not other.cancelled.is_set() for other in self._waiting)
-            if self._running is not None and waiting >= self._max_waiting:
-                raise Busy(f"busy: one answer is running and {waiting} wait (local.max_waiting); try again in a moment")
+            ahead = self.busy + sum(not other.cancelled.is_set() for other in self._waiting)
+            if ahead > self._max_waiting:
+                raise Busy(
+                    f"busy: one answer is running and {ahead - 1} wait (local.max_waiting); try again in a moment"
+                )
             self._waiting.append(job)
             self._changed.notify()
         return self._received(job)

@@ -56,7 +56,7 @@ class TokenSampler:
         if self._grammar is None:
             return token
         if self._fits(token):
-            llama_cpp.llama_sampler_accept(self._grammar, token)
+            llama_cpp.llama_sampler_accept(self._chains[1], token)
             return token
         return int(llama_cpp.llama_sampler_sample(self._chains[1], ctx, -1))
 
