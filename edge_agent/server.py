@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from edge_agent import wire
 from edge_agent.agent import Agent
@@ -74,7 +75,12 @@ class Server:
                 Route("/v1/status", self._guarded(self._show_status)),
                 Route("/health", self._health),
             ],
-            exception_handlers={EdgeAgentError: _show_error, HTTPException: _show_http_error, Exception: _show_bug},
+            exception_handlers={
+                EdgeAgentError: _show_error,
+                HTTPException: _show_http_error,
+                ClientDisconnect: _show_nothing,
+                Exception: _show_bug,
+            },
             lifespan=self._lifespan,
         )
 
@@ -108,10 +114,9 @@ class Server:
         try:
             decision = await running.unless(gone)
             if chat.stream and isinstance(decision, Decision):
-                gone.cancel()
-                headers = wire.headers(chat.query, decision) | {"cache-control": "no-store"}
-                events = self._events(chat, running, decision)
-                return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+                model = self._models["local"] if decision.route == "local" else None
+                headers = wire.headers(chat.query, decision, model) | {"cache-control": "no-store"}
+                return _EventStream(self._events(chat, running, decision), running, headers)
             return await _whole(running, gone)
         except BaseException:
             running.cancelled.set()
@@ -136,8 +141,6 @@ class Server:
         except Exception:
             _LOGGER.exception("exchange %s failed", query.id)
             yield _event(wire.render_error(_bug()))
-        finally:
-            running.cancelled.set()
 
     async def _route(self, request: Request) -> Response:
         query = wire.parse_chat(await self._body(request), max_messages=self._max_messages).query
@@ -236,6 +239,20 @@ class _Running:
             self._loop.call_soon_threadsafe(self._events.put_nowait, item)
 
 
+class _EventStream(StreamingResponse):
+    """The events of one exchange. It is cancelled when they end, also when its client left before the first."""
+
+    def __init__(self, events: AsyncIterator[str], running: _Running, headers: dict[str, str]):
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._running.cancelled.set()
+
+
 async def _whole(running: _Running, gone: asyncio.Task[None]) -> Response:
     item: Any = True
     while item is not None and not isinstance(item, Exchange):
@@ -286,6 +303,8 @@ def _event(data: dict[str, Any]) -> str:
 async def _show_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeAgentError)
     headers = {"retry-after": "1"} if isinstance(error, Busy) else {}
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, CloudRejected):
         headers["x-should-retry"] = "false"  # the openai SDK would ask again on any 5xx
     return JSONResponse(wire.render_error(error), status_code=error.status, headers=headers)
@@ -294,8 +313,13 @@ async def _show_error(_: Request, error: Exception) -> Response:
 async def _show_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}; see docs/api.md for what there is"
-    shown = EdgeAgentError(message, code="not_found", status=error.status_code)
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    shown = EdgeAgentError(message, code=code, status=error.status_code)
     return JSONResponse(wire.render_error(shown), status_code=error.status_code, headers=error.headers)
+
+
+async def _show_nothing(_: Request, error: Exception) -> Response:
+    return _GONE
 
 
 async def _show_bug(_: Request, error: Exception) -> Response:
