@@ -7,7 +7,10 @@ the parser, and references are followed inside the schema only.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+from llama_cpp.llama_grammar import SchemaConverter
 
 from edge_agent.answer_text import TOOL_OPEN
 from edge_agent.errors import RequestError
@@ -19,6 +22,7 @@ MAX_REPEAT = 256
 """Largest minLength, maxLength, minItems or maxItems: each repetition becomes a rule."""
 
 _REPEATS = ("minLength", "maxLength", "minItems", "maxItems")
+_LISTS = ("enum", "anyOf", "oneOf", "allOf", "prefixItems")
 _KNOWN = {
     "type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum", "const", "anyOf", "oneOf",
     "allOf", "minItems", "maxItems", "minLength", "maxLength", "format", "$ref", "$defs", "definitions",
@@ -70,8 +74,6 @@ def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_schema(schema: dict[str, Any], param: str) -> str:
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA_BYTES:
         raise RequestError(
@@ -79,11 +81,31 @@ def _from_schema(schema: dict[str, Any], param: str) -> str:
         )
     _check(schema, param, 0)
     try:
-        return str(json_schema_to_gbnf(text))
+        return _gbnf(json.loads(text))  # a copy: the converter rewrites references in place
     except Exception as error:  # the converter raises whatever it stumbles over: KeyError, AssertionError, ...
         raise RequestError(
             f"{param}: this JSON schema cannot be honoured: {error!r}; simplify it", param=param
         ) from error
+
+
+def _gbnf(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:  # beside one, the converter does not look into $defs
+        schema = {"anyOf": [{"$ref": schema["$ref"]}]} | {k: schema[k] for k in ("$defs", "definitions") if k in schema}
+    converter: Any = _Converter(  # type: ignore[no-untyped-call]
+        prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
+    )
+    converter.visit(converter.resolve_refs(schema, "stdin"), "")
+    # llama-cpp-python's rule lets raw line breaks into strings, which JSON does not
+    return str(converter.format_grammar()).replace(r'char ::= [^"\\] |', r'char ::= [^"\\\x7F\x00-\x1F] |')
+
+
+class _Converter(SchemaConverter):
+    """llama-cpp-python's leaves backslashes in a literal as they are: a quote in a client's text would end the literal,
+    and the rest of the text would be grammar."""
+
+    def _format_literal(self, literal: str) -> str:
+        text = json.dumps(json.loads(literal), ensure_ascii=False)
+        return '"' + re.sub(r'[\\"]', r"\\\g<0>", text) + '"'
 
 
 def _check(schema: Any, param: str, depth: int) -> None:
@@ -104,6 +126,8 @@ def _check(schema: Any, param: str, depth: int) -> None:
             raise RequestError(
                 f"{param}.$ref: expected a reference inside the schema (#/...), found {value!r}", param=param
             )
+        if key in _LISTS and not (isinstance(value, list) and value):
+            raise RequestError(f"{param}.{key}: expected a list of at least one, found {value!r}"[:200], param=param)
         _check_inside(key, value, f"{param}.{key}", depth + 1)
 
 
