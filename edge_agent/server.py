@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from edge_agent import wire
+from edge_agent import wire, wire_request
 from edge_agent.agent import Agent
 from edge_agent.config import is_loopback
 from edge_agent.errors import Busy, CloudRejected, EdgeAgentError, RequestError
@@ -104,7 +104,7 @@ class Server:
         return guarded
 
     async def _chat(self, request: Request) -> Response:
-        chat = wire.parse_chat(await self._body(request), max_messages=self._max_messages)
+        chat = wire_request.parse_chat(await self._body(request), max_messages=self._max_messages)
         if len(self._active) >= self._max_active:
             raise Busy(f"busy: {self._max_active} exchanges are running (server.max_active); try again in a moment")
         running = _Running(self._agent, chat.query, asyncio.get_running_loop())
@@ -124,7 +124,9 @@ class Server:
         finally:
             gone.cancel()
 
-    async def _events(self, chat: wire.ChatRequest, running: _Running, decision: Decision) -> AsyncIterator[str]:
+    async def _events(
+        self, chat: wire_request.ChatRequest, running: _Running, decision: Decision
+    ) -> AsyncIterator[str]:
         query, model = chat.query, self._models.get(decision.route or "", "")
         try:
             yield _event(wire.render_chunk(query, model, {"role": "assistant", "content": ""}))
@@ -143,7 +145,7 @@ class Server:
             yield _event(wire.render_error(_bug()))
 
     async def _route(self, request: Request) -> Response:
-        query = wire.parse_chat(await self._body(request), max_messages=self._max_messages).query
+        query = wire_request.parse_chat(await self._body(request), max_messages=self._max_messages).query
         plan = await asyncio.get_running_loop().run_in_executor(self._pool, self._agent.plan, query)
         decision, facts = plan.decision, plan.facts
         body = {
@@ -161,7 +163,7 @@ class Server:
         return JSONResponse(body, headers=wire.headers(query, decision))
 
     async def _feedback(self, request: Request) -> Response:
-        feedback = wire.parse_feedback(await self._body(request))
+        feedback = wire_request.parse_feedback(await self._body(request))
         await self._settled(feedback.exchange_id)
         record = partial(self._log.add_feedback, feedback.exchange_id, feedback.rating, feedback.comment)
         await asyncio.get_running_loop().run_in_executor(self._pool, record)
