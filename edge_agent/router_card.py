@@ -85,7 +85,7 @@ def find_bundle(configured: str | None, state_dir: Path, *, package_dir: Path | 
     package = package_dir or Path(__file__).resolve().parent
     places = [state_dir / "router_models" / "current", package.parent / "router_models" / "current"]
     for place in places:
-        if place.exists():
+        if place.is_symlink() or place.exists():  # a dangling link is an error to be told, not to be stepped over
             return place
     wheel = package / "_router_models"  # a wheel holds no symlinks, so no `current`
     versions = sorted(card.parent for card in wheel.glob(f"*/{CARD}"))

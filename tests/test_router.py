@@ -286,6 +286,15 @@ def test_an_installed_package_brings_its_last_version(tmp_path):
     assert RouterModel.load(found).version == "20260301"
 
 
+def test_a_dangling_current_is_told_and_not_stepped_over(tmp_path):
+    package = tmp_path / "clone" / "edge_agent"
+    make_tiny_router(tmp_path / "clone" / "router_models")
+    make_tiny_router(tmp_path / "state" / "router_models", version="gone")
+    shutil.rmtree(tmp_path / "state" / "router_models" / "gone")
+    with pytest.raises(RouterError, match="state/router_models/gone/router.json: expected a router's card, found none"):
+        RouterModel.load(find_bundle(None, tmp_path / "state", package_dir=package))
+
+
 def test_no_bundle_anywhere_names_the_places(tmp_path):
     with pytest.raises(RouterError, match="no router bundle in .*state/router_models/current.*; set router.path"):
         find_bundle(None, tmp_path / "state", package_dir=tmp_path / "edge_agent")

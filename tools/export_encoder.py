@@ -5,6 +5,7 @@ tools/export_encoder.py DIRECTORY   (config.json, model.safetensors, tokenizer.j
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from edge_agent.training.encoder_export import export_encoder
@@ -22,4 +23,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"export_encoder: {error}")

@@ -131,10 +131,13 @@ def _figures(
     sources = np.array([label.source for label in labels])
     parts = {"all": np.ones(len(labels), dtype=bool)} | {str(name): sources == name for name in np.unique(sources)}
     words = np.asarray(features[:, WORDS], dtype=np.float64)
-    return {
-        name: routing_figures(score[p], words[p], weak[p], strong[p], cloud_wins[p], threshold=threshold)
-        for name, p in parts.items()
-    }
+    figures: dict[str, Any] = {}
+    for name, p in parts.items():
+        try:
+            figures[name] = routing_figures(score[p], words[p], weak[p], strong[p], cloud_wins[p], threshold=threshold)
+        except ValueError as error:  # a few questions of a source may by chance favour the weak model
+            figures[name] = {"n": int(p.sum()), "unusable": str(error)}
+    return figures
 
 
 def sigmoid(logits: Floats) -> Floats:

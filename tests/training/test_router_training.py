@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,17 @@ def test_labels_of_chance_give_a_router_of_chance(encoder):
     assert low < 0.5 < high
 
 
+def test_a_source_whose_strong_model_is_worse_is_named_and_stops_nothing(encoder):
+    odd = [RoutingLabel(f"odd {i}", "odd", 1.0, 0.0, 0.0) for i in range(20)]
+    labels = made_up_labels() + odd
+    metrics = train_router(labels, features_of(encoder, [label.text for label in labels])).metrics["cross_validated"]
+    assert metrics["odd"] == {
+        "n": 20,
+        "unusable": "expected the strong model to be better, found it worse by 1.0000 a question",
+    }
+    assert metrics["made_up"]["apgr"] > 0.5
+
+
 def test_cross_validated_scores_do_not_know_their_own_label(encoder):
     labels = made_up_labels(100)
     features = features_of(encoder, [label.text for label in labels])
@@ -198,7 +210,7 @@ def test_the_tool_trains_and_publishes_from_a_data_folder(tmp_path):
             for i in range(60) for m in "ab"]  # fmt: skip
     commands = "suite,model_id,task_id,trial,category,text,label\n" + "".join(rows)
     (tmp_path / "data" / "smart_home" / "commands.csv").write_text(commands)
-    options = ["--output", bundle.parent, "--version", "next", "--answer-pair", "small:large", "--publish"]
+    options = ["--output", bundle.parent, "--version", "next", "--answer-pair", "small", "large", "--publish"]
     options += ["--home-weak", "a", "--home-strong", "b"]
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "train_router.py", *options],
@@ -216,3 +228,22 @@ def test_the_tool_trains_and_publishes_from_a_data_folder(tmp_path):
     assert RouterModel.load(bundle.parent / "current").version == "next"
     assert "held_out" in done.stdout
     assert "smart_home" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--data", "nowhere"],
+            "train_router: .*No such file or directory: 'nowhere/entailment/answer_equivalence.jsonl'",
+        ),
+        (["--cloud-share", "33"], "expected a share between 0 and 1, found 33"),
+    ],
+)
+def test_the_tool_ends_with_one_sentence_when_it_cannot(tmp_path, options, message):
+    command = [sys.executable, ROOT / "tools" / "train_router.py", *options]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
