@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,7 @@ from edge_agent.chat_template import ChatTemplate
 from edge_agent.confidence import TokenUncertainty
 from edge_agent.errors import Busy, EdgeAgentError, LocalModelError, RequestError
 from edge_agent.grammar import answer_prefix, grammar_for
+from edge_agent.llama_runtime import llama_cpp
 from edge_agent.token_sampler import TokenSampler, init_grammar
 from edge_agent.types import Chunk, Completion, Options, Query
 

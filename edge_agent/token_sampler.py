@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp
-
 from edge_agent.errors import RequestError
+from edge_agent.llama_runtime import llama_cpp
 
 _IMPOSSIBLE = float("-inf")
 
