@@ -393,7 +393,7 @@ def test_a_stranger_on_the_socket_is_found_and_does_not_hang_doctor(
     assert found["daemon"].ok == "fail" and "said nothing for 0.3 s" in found["daemon"].found
 
 
-def test_a_running_daemon_is_asked_how_it_is(device: Device, start_daemon: Any, daemon: Any) -> None:
+def test_a_running_daemon_is_asked_how_it_is(device: Device, daemon: Any) -> None:
     found = doctor.run(load_config(daemon.config_file, environ={}), environ=device.environ, board=PI, now_s=NOW_S)
     grades = {check.name: check for check in found}
     assert f"pid {daemon.process.pid}" in grades["daemon"].found
