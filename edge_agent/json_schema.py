@@ -30,7 +30,7 @@ _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ALTERNATIVES = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
 _PARTS = ("properties", "required", "additionalProperties", "items", "prefixItems", *_REPEATS)
 """Not read by the converter in a schema that has one of the alternatives."""
-_CHARACTER = r"""[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})"""
+_CHARACTER = r"""[^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})"""
 """One character of a JSON string. The converter's own rule takes raw line breaks, which no JSON parser does."""
 
 
