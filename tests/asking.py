@@ -1,0 +1,72 @@
+"""What the tests of the API ask a daemon with, over its Unix socket, and how they read what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from edge_agent.errors import LogError
+from tests.daemon_process import DaemonProcess
+
+LIGHT = {"type": "object", "properties": {"room": {"enum": ["hall", "bath"]}, "on": {"type": "boolean"}}}
+LIGHT["required"] = ["room", "on"]
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": name, "parameters": LIGHT}}
+    for name in ("set_light", "set_fan")
+]
+
+
+def ask(daemon: DaemonProcess, text: str = "hello", **fields: Any) -> ChatCompletion:
+    """A whole answer, checked against the openai package's own types."""
+    answer = daemon.chat(text, **fields)
+    assert answer.status_code == 200, answer.text
+    return ChatCompletion.model_validate(answer.json())
+
+
+def text_of(daemon: DaemonProcess, text: str = "hello", **fields: Any) -> str:
+    return ask(daemon, text, **fields).choices[0].message.content or ""
+
+
+def events(lines: Iterator[str]) -> Iterator[str]:
+    """The data of server-sent events; comments and the empty lines between events left out."""
+    return (line.removeprefix("data: ") for line in lines if line.startswith("data: "))
+
+
+def streamed(daemon: DaemonProcess, text: str = "hello", **fields: Any) -> list[ChatCompletionChunk]:
+    """All chunks of a stream that ended as it should."""
+    *chunks, done = events(iter(daemon.chat(text, stream=True, **fields).text.splitlines()))
+    assert done == "[DONE]"
+    return [ChatCompletionChunk.model_validate_json(chunk) for chunk in chunks]
+
+
+def joined(chunks: list[ChatCompletionChunk]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def n_rows(daemon: DaemonProcess) -> int:
+    return int(daemon.log.status()["rows"])
+
+
+def get(daemon: DaemonProcess, path: str) -> Any:
+    with daemon.http() as client:
+        return client.get(path).raise_for_status().json()
+
+
+def post(daemon: DaemonProcess, path: str, body: Any) -> httpx.Response:
+    with daemon.http() as client:
+        return client.post(path, json=body)
+
+
+def eventual_row(daemon: DaemonProcess, exchange_id: str) -> dict[str, Any]:
+    """The row of an exchange whose end its client did not see."""
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        try:
+            return daemon.log.row(exchange_id)
+        except LogError:
+            time.sleep(0.02)
+    raise AssertionError(f"no row for {exchange_id}")
