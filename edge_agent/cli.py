@@ -74,9 +74,9 @@ class Where:
 
     def client(self) -> Client:
         from edge_agent.client import Client
-        from edge_agent.config import socket_path
+        from edge_agent.config import find_socket
 
-        return Client(socket_path(self.settings()))
+        return Client(find_socket(self.settings()))
 
     def log_file(self) -> Path:
         """The log of the settings; if a socket is named, of the daemon that listens there."""

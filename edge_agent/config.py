@@ -110,6 +110,8 @@ class Config:
 
 
 SECTIONS = [f.name for f in fields(Config) if not f.metadata.get("hidden")]
+SYSTEM_SOCKET = Path("/run/edge-agent/edge-agent.sock")
+"""Of the service in deploy/."""
 CHOICES = {
     ("router", "on_error"): ("local", "cloud"),
     ("logging", "level"): ("debug", "info", "warning", "error"),
@@ -174,16 +176,35 @@ def xdg_dir(kind: str, environ: Mapping[str, str] | None = None) -> Path:
 
 
 def socket_path(config: Config, environ: Mapping[str, str] | None = None) -> Path:
-    """Where the daemon listens and the clients connect."""
+    """Where the daemon listens."""
     environ = os.environ if environ is None else environ
     if config.socket.path:
         return Path(config.socket.path).expanduser()
     for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
         if environ.get(variable):
             return Path(environ[variable].split(":")[0]) / "edge-agent.sock"
-    if (system := Path("/run/edge-agent/edge-agent.sock")).exists():
-        return system
     return xdg_dir("state", environ) / "edge-agent.sock"
+
+
+def find_socket(config: Config, environ: Mapping[str, str] | None = None) -> Path:
+    """Where a client connects: `socket_path`, or the system service's socket when only that one exists."""
+    path = socket_path(config, environ)
+    return SYSTEM_SOCKET if config.socket.path is None and not path.exists() and SYSTEM_SOCKET.exists() else path
+
+
+def cloud_key(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The cloud's key, from the variable that cloud.api_key_env names; None when there is none."""
+    return (environ.get(config.cloud.api_key_env) or None) if config.cloud.api_key_env else None
+
+
+def cloud_problem(config: Config, environ: Mapping[str, str]) -> str | None:
+    """Why the settings allow no cloud call, as a word of policy.REASONS; None when they allow it."""
+    cloud = config.cloud
+    if not cloud.enabled:
+        return "cloud_disabled"
+    if cloud.base_url is None or cloud.model is None:
+        return "cloud_not_configured"
+    return "cloud_no_key" if cloud.api_key_env and not cloud_key(config, environ) else None
 
 
 def log_path(config: Config, environ: Mapping[str, str] | None = None) -> Path:

@@ -20,7 +20,7 @@ import uvicorn
 from edge_agent import __version__, model_store
 from edge_agent.agent import Agent
 from edge_agent.cloud_model import CloudModel
-from edge_agent.config import Config, log_path, socket_path, xdg_dir
+from edge_agent.config import Config, cloud_key, cloud_problem, find_socket, log_path, socket_path, xdg_dir
 from edge_agent.decision_log import DecisionLog
 from edge_agent.errors import ConfigError, RouterError
 from edge_agent.listeners import UnixListener, bind_tcp, peer_protocol
@@ -103,10 +103,15 @@ class Daemon:
             server_header=False,
             timeout_graceful_shutdown=max(1, int(server.drain_s)),
         )
-        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again once it has drained
-            signal.signal(number, lambda *_: None)
+        running = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:  # before uvicorn listens, and when it raises them again
+            running.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         with self._stack:
-            uvicorn.Server(config).run(sockets=self.sockets)
+            running.run(sockets=self.sockets)
             notify("STOPPING=1")
         _LOGGER.info("stopped")
 
@@ -202,18 +207,13 @@ def serve(config: Config) -> int:
 
 def build_cloud(config: Config, environ: Mapping[str, str]) -> CloudModel | str:
     """The cloud model, or the reason there is none (a word of policy.REASONS)."""
-    cloud = config.cloud
-    if not cloud.enabled:
-        return "cloud_disabled"
-    if cloud.base_url is None or cloud.model is None:
-        return "cloud_not_configured"
-    key = environ.get(cloud.api_key_env) if cloud.api_key_env else None
-    if cloud.api_key_env and not key:
-        return "cloud_no_key"
+    cloud, problem = config.cloud, cloud_problem(config, environ)
+    if problem or cloud.base_url is None or cloud.model is None:
+        return problem or "cloud_not_configured"
     return CloudModel(
         base_url=cloud.base_url,
         model=cloud.model,
-        api_key=key,
+        api_key=cloud_key(config, environ),
         connect_timeout_s=cloud.connect_timeout_s,
         read_timeout_s=cloud.read_timeout_s,
         total_timeout_s=cloud.total_timeout_s,
@@ -246,7 +246,7 @@ def greeting(daemon: Daemon) -> str:
     cloud, router = daemon.cloud, daemon.agent.router
     beside = Path(sys.executable).with_name("edge-agent")
     command = "edge-agent" if shutil.which("edge-agent") or not beside.exists() else _shortest(beside)
-    usual = daemon.unix.path == socket_path(Config())
+    usual = daemon.unix.path == find_socket(Config())
     option = "" if usual else f" --socket {daemon.unix.path}"
     asks = (
         f"{cloud.model} at {cloud.base_url}"

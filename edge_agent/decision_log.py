@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from edge_agent.errors import LogError, RequestError
+from edge_agent.errors import DaemonError, LogError, RequestError
 from edge_agent.migrations import migrations
 from edge_agent.types import Exchange, Message, utc_now
 
@@ -63,7 +63,7 @@ class _Unwritten:
 class DecisionLog:
     """:param content: False keeps text out of every row.
     :param max_wait_ms: how long `append` waits for its row to be on disk.
-    :raises LogError: when the file cannot be opened, or another daemon writes it.
+    :raises LogError: when the file cannot be opened. :raises DaemonError: when another daemon writes it.
     """
 
     def __init__(self, path: Path, *, content: bool = True, max_wait_ms: float = 100.0):
@@ -369,7 +369,7 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         message = f"{path}: another daemon writes this log; stop it or set another file with log.path"
-        raise LogError(message, code="log_locked") from error
+        raise DaemonError(message, code="log_locked") from error
     return descriptor
 
 

@@ -26,7 +26,7 @@ from edge_agent import __version__, checks
 from edge_agent.board import Board, read_board
 from edge_agent.checks import Check, Grade
 from edge_agent.client import MAX_PATH_BYTES, Client
-from edge_agent.config import Config, log_path, socket_path, xdg_dir
+from edge_agent.config import Config, cloud_key, cloud_problem, find_socket, log_path, xdg_dir
 from edge_agent.errors import EdgeAgentError, LogError, RouterError
 from edge_agent.llama_probe import probe
 from edge_agent.policy import REASONS
@@ -57,7 +57,7 @@ def run(
     """
     environ = os.environ if environ is None else environ
     board = board or read_board(environ=environ)
-    path = socket_path(config, environ)
+    path = find_socket(config, environ)
     listening, socket_check = _socket(path, config.socket.group)
     status, problem = _status(path) if listening else ({}, None)
     log = _log_path(config, environ, status)
@@ -280,18 +280,15 @@ def _token(config: Config, environ: Mapping[str, str], status: Mapping[str, Any]
 
 def _cloud(config: Config, environ: Mapping[str, str], status: Mapping[str, Any], within_s: float) -> Check:
     """Asks the cloud for its list of models, with the key; generates nothing."""
-    cloud = config.cloud
-    if not cloud.enabled:
-        return Check("cloud", "ok", f"local only: {REASONS['cloud_disabled']}")
-    if cloud.base_url is None or cloud.model is None:
-        return Check("cloud", "ok", f"local only: {REASONS['cloud_not_configured']}")
-    key = environ.get(cloud.api_key_env) if cloud.api_key_env else None
-    if cloud.api_key_env and not key:
+    problem, name = cloud_problem(config, environ), config.cloud.api_key_env
+    if problem == "cloud_no_key":
         if checks.part(status, "cloud").get("usable"):
-            return Check("cloud", "ok", f"not tried: the daemon has a key, this shell has none in {cloud.api_key_env}")
-        fix = f"set {cloud.api_key_env} where the daemon starts (a service: /etc/edge-agent/environment) and restart it"
-        return Check("cloud", "warn", f"local only: the variable {cloud.api_key_env} is not set", fix)
-    return _ask_cloud(config, key, within_s)
+            return Check("cloud", "ok", f"not tried: the daemon has a key, this shell has none in {name}")
+        fix = f"set {name} where the daemon starts (a service: /etc/edge-agent/environment) and restart it"
+        return Check("cloud", "warn", f"local only: the variable {name} is not set", fix)
+    if problem:
+        return Check("cloud", "ok", f"local only: {REASONS[problem]}")
+    return _ask_cloud(config, cloud_key(config, environ), within_s)
 
 
 def _ask_cloud(config: Config, key: str | None, within_s: float) -> Check:

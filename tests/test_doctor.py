@@ -17,8 +17,7 @@ from edge_agent import checks, doctor
 from edge_agent.board import Board, FlashLife, Swap, disk_of, read_board
 from edge_agent.checks import Check
 from edge_agent.cloud_model import CloudCheck
-from edge_agent.config import Config, load_config
-from edge_agent.daemon import build_cloud
+from edge_agent.config import Config, cloud_problem, load_config
 from edge_agent.decision_log import DecisionLog
 from edge_agent.llama_probe import LlamaFacts, probe
 from edge_agent.policy import REASONS
@@ -473,7 +472,7 @@ def test_a_cloud_out_of_reach_is_a_warning(device: Device) -> None:
 def test_local_only_for_the_reason_the_daemon_has(
     device: Device, settings: dict[str, Any], reason: str, grade: str
 ) -> None:
-    assert build_cloud(device.config(cloud=settings), device.environ) == reason
+    assert cloud_problem(device.config(cloud=settings), device.environ) == reason
     check = device.checks(cloud=settings)["cloud"]
     expected = "EDGE_AGENT_CLOUD_API_KEY" if reason == "cloud_no_key" else REASONS[reason]
     assert check.ok == grade and check.found.startswith("local only: ") and expected in check.found
