@@ -30,7 +30,6 @@ _LOGGER = logging.getLogger(__name__)
 _MOST_KEPT = 1000
 """Rows kept in memory while the disk refuses them."""
 _MOST_PARENTS = 256
-_RETRY_S = 5.0
 _UNSTORABLE = (ValueError, OverflowError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 """Errors of one row's values; the others are the disk's."""
 
@@ -63,12 +62,13 @@ class _Unwritten:
 class DecisionLog:
     """:param content: False keeps text out of every row.
     :param max_wait_ms: how long `append` waits for its row to be on disk.
+    :param retry_s: how soon rows the disk refused are tried again when no new one comes.
     :raises LogError: when the file cannot be opened. :raises DaemonError: when another daemon writes it.
     """
 
-    def __init__(self, path: Path, *, content: bool = True, max_wait_ms: float = 100.0):
+    def __init__(self, path: Path, *, content: bool = True, max_wait_ms: float = 100.0, retry_s: float = 5.0):
         self.path = path
-        self._content, self._max_wait_s = content, max_wait_ms / 1000.0
+        self._content, self._max_wait_s, self._retry_s = content, max_wait_ms / 1000.0, retry_s
         self._lock_file = _lock(path)
         try:
             self._connection = open_for_writing(path)
@@ -163,7 +163,7 @@ class DecisionLog:
         """Exchanges that end together share a commit; after a failure all are tried again, soon or with the next."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._new or self._closing, _RETRY_S if self._unwritten else None)
+                self._changed.wait_for(lambda: self._new or self._closing, self._retry_s if self._unwritten else None)
                 batch, closing, self._new = list(self._unwritten), self._closing, False
             if batch:
                 self._commit(batch)
