@@ -314,7 +314,7 @@ async def _show_error(_: Request, error: Exception) -> Response:
 
 async def _show_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}; see docs/api.md for what there is"
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}; see docs/api.md for what there is"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     shown = EdgeAgentError(message, code=code, status=error.status_code)
     return JSONResponse(wire.render_error(shown), status_code=error.status_code, headers=error.headers)
