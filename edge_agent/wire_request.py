@@ -20,6 +20,8 @@ ROLES = ("system", "user", "assistant", "tool")
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 MAX_DEPTH = 64
 """Objects and lists inside each other; what is deeper could exhaust the stack of whoever walks it later."""
+MAX_SHOWN = 80
+"""Characters of a client's own text that an error repeats."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -145,6 +147,7 @@ def _check_known(key: str, value: Any) -> None:
         return
     if any(value == neutral and type(value) is type(neutral) for neutral in _NEUTRAL.get(key, ())):
         return
+    key = key[:MAX_SHOWN]
     raise RequestError(f"{key}: this field is not supported; leave it out", param=key, code="unsupported_parameter")
 
 
@@ -153,7 +156,7 @@ def _wish(data: Mapping[str, Any]) -> Wish:
     if wish is None:
         raise _wrong("model", "auto, local or cloud", "nothing")
     if wish not in WISHES:
-        found = repr(wish)[:80]
+        found = repr(wish)[:MAX_SHOWN]
         raise RequestError(
             f"model: expected auto, local or cloud, found {found}", param="model", code="model_not_found", status=404
         )
@@ -369,5 +372,6 @@ def _number(data: Mapping[str, Any], key: str, low: float, high: float) -> float
 
 
 def _wrong(where: str, expected: str, found: Any) -> RequestError:
-    shown = found if isinstance(found, str) and len(found) < 80 else json.dumps(found, default=repr)[:80]
+    where = where[:MAX_SHOWN]
+    shown = found if isinstance(found, str) and len(found) <= MAX_SHOWN else json.dumps(found, default=repr)[:MAX_SHOWN]
     return RequestError(f"{where}: expected {expected}, found {shown or repr(found)}", param=where)
