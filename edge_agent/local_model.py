@@ -249,13 +249,14 @@ class LocalModel:
         try:
             if not self._prefill(job):
                 return
-            for _ in range(min(options.max_tokens or self._max_tokens, room)):
+            limit = min(options.max_tokens or self._max_tokens, room)
+            for n in range(1, limit + 1):
                 token = sampler.sample(llama.ctx)
                 uncertainty.add(self._logits(), token)
                 self.heartbeat += 1
                 yield token
-                if job.cancelled.is_set():
-                    return
+                if n == limit or job.cancelled.is_set():
+                    return  # nothing asks for what would follow this token
                 llama.eval([token])
         finally:
             sampler.close()
