@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.asking import ask, events, eventual_row, get
+from tests.asking import ask, events, eventual_row, eventually, get, n_active
 from tests.conftest import free_port
 from tests.daemon_process import TOKEN, DaemonProcess, running_daemon
 
@@ -63,14 +63,6 @@ def until(connection: socket.socket, end: bytes) -> bytes:
         assert part, f"closed before {end!r}"
         received += part
     return received
-
-
-def wait_until_idle(daemon: DaemonProcess) -> None:
-    """Returns when no exchange runs: every row is written."""
-    give_up = time.monotonic() + 10
-    while get(daemon, "/v1/status")["active"]:
-        assert time.monotonic() < give_up, "an exchange does not end"
-        time.sleep(0.02)
 
 
 # Silent and slow
@@ -136,7 +128,7 @@ def test_however_soon_a_client_leaves_its_answer_ends(strict: DaemonProcess, str
         with connected(strict) as connection:
             connection.sendall(request(LONG | {"stream": stream}))
             time.sleep(number / 4000)
-    wait_until_idle(strict)
+    eventually(lambda: n_active(strict) == 0)
     rows = [row for row in strict.log.rows(limit=100) if row["seq"] > last_seq]
     assert {row["finish_reason"] for row in rows} == {"cancelled"}
     assert max(row["output_tokens"] for row in rows) < 1900
@@ -147,18 +139,16 @@ def test_a_client_that_leaves_while_it_waits_takes_no_turn(strict: DaemonProcess
         running.sendall(request(LONG | {"stream": True}))
         running.recv(1)
         waiting.sendall(request(LONG))
-        while get(strict, "/v1/status")["local"]["waiting"] == 0:
-            time.sleep(0.005)
+        eventually(lambda: get(strict, "/v1/status")["local"]["waiting"] == 1)
         waiting.close()
-        while get(strict, "/v1/status")["active"] > 1:
-            time.sleep(0.02)
-    wait_until_idle(strict)
+        eventually(lambda: n_active(strict) == 1)
+    eventually(lambda: n_active(strict) == 0)
     row = next(row for row in strict.log.rows(limit=2) if row["output_tokens"] == 0)
     assert row["finish_reason"] == "cancelled" and row["answer"] == ""
 
 
 def test_a_client_that_leaves_in_its_body_leaves_no_trace(strict: DaemonProcess) -> None:
-    wait_until_idle(strict)
+    eventually(lambda: n_active(strict) == 0)
     rows = strict.log.status()["rows"]
     with connected(strict) as connection:
         connection.sendall(request(LONG)[:-10])
