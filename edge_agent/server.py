@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -126,7 +126,7 @@ class Server:
 
     async def _events(
         self, chat: wire_request.ChatRequest, running: _Running, decision: Decision
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[bytes]:
         query, model = chat.query, self._models.get(decision.route or "", "")
         try:
             yield _event(wire.render_chunk(query, model, {"role": "assistant", "content": ""}))
@@ -134,10 +134,10 @@ class Server:
                 if isinstance(item, Chunk):
                     yield _event(wire.render_chunk(query, model, {"content": item.text}))
                 elif item is None:
-                    yield ": ping\n\n"
+                    yield b": ping\n\n"
             for chunk in wire.render_ending(item, chat.include_usage):
                 yield _event(chunk)
-            yield "data: [DONE]\n\n"
+            yield b"data: [DONE]\n\n"
         except EdgeAgentError as error:
             yield _event(wire.render_error(error))
         except Exception:
@@ -160,14 +160,14 @@ class Server:
             "n_ctx": facts.n_ctx,
             "private": query.private,
         }
-        return JSONResponse(body, headers=wire.headers(query, decision))
+        return _Json(body, headers=wire.headers(query, decision))
 
     async def _feedback(self, request: Request) -> Response:
         feedback = wire_request.parse_feedback(await self._body(request))
         await self._settled(feedback.exchange_id)
         record = partial(self._log.add_feedback, feedback.exchange_id, feedback.rating, feedback.comment)
         await asyncio.get_running_loop().run_in_executor(self._pool, record)
-        return JSONResponse({"id": feedback.exchange_id, "rating": feedback.rating})
+        return _Json({"id": feedback.exchange_id, "rating": feedback.rating})
 
     async def _settled(self, exchange_id: str) -> None:
         """Wait for the row of an exchange that just ends: people rate an answer the moment they stopped it."""
@@ -177,14 +177,14 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def _list_models(self, request: Request) -> Response:
-        return JSONResponse(wire.render_models(self._models))
+        return _Json(wire.render_models(self._models))
 
     async def _show_status(self, request: Request) -> Response:
         status = await asyncio.get_running_loop().run_in_executor(self._pool, self._status)
-        return JSONResponse(status | {"active": len(self._active)})
+        return _Json(status | {"active": len(self._active)})
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return _Json({"status": "ok"})
 
     async def _body(self, request: Request) -> bytes:
         try:
@@ -244,7 +244,7 @@ class _Running:
 class _EventStream(StreamingResponse):
     """The events of one exchange. It is cancelled when they end, also when its client left before the first."""
 
-    def __init__(self, events: AsyncIterator[str], running: _Running, headers: dict[str, str]):
+    def __init__(self, events: AsyncIterator[bytes], running: _Running, headers: dict[str, str]):
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._running = running
 
@@ -263,7 +263,7 @@ async def _whole(running: _Running, gone: asyncio.Task[None]) -> Response:
         running.cancelled.set()
         return _GONE
     model = item.completion.model if item.completion else None
-    return JSONResponse(wire.render_completion(item), headers=wire.headers(item.query, item.decision, model))
+    return _Json(wire.render_completion(item), headers=wire.headers(item.query, item.decision, model))
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -298,8 +298,21 @@ def _check_tcp(request: Request, token: str | None) -> None:
         )
 
 
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return _encoded(content)
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + _encoded(data) + b"\n\n"
+
+
+def _encoded(data: Any) -> bytes:
+    """JSON in UTF-8; a cloud may send half of a surrogate pair, which becomes a question mark."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 async def _show_error(_: Request, error: Exception) -> Response:
@@ -309,7 +322,7 @@ async def _show_error(_: Request, error: Exception) -> Response:
         headers["connection"] = "close"  # the rest of the body is not waited for
     if isinstance(error, CloudRejected):
         headers["x-should-retry"] = "false"  # the openai SDK would ask again on any 5xx
-    return JSONResponse(wire.render_error(error), status_code=error.status, headers=headers)
+    return _Json(wire.render_error(error), status_code=error.status, headers=headers)
 
 
 async def _show_http_error(request: Request, error: Exception) -> Response:
@@ -317,7 +330,7 @@ async def _show_http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path[:80]}: {error.detail}; see docs/api.md for what there is"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     shown = EdgeAgentError(message, code=code, status=error.status_code)
-    return JSONResponse(wire.render_error(shown), status_code=error.status_code, headers=error.headers)
+    return _Json(wire.render_error(shown), status_code=error.status_code, headers=error.headers)
 
 
 async def _show_nothing(_: Request, error: Exception) -> Response:
@@ -325,7 +338,7 @@ async def _show_nothing(_: Request, error: Exception) -> Response:
 
 
 async def _show_bug(_: Request, error: Exception) -> Response:
-    return JSONResponse(wire.render_error(_bug()), status_code=500)
+    return _Json(wire.render_error(_bug()), status_code=500)
 
 
 def _bug() -> EdgeAgentError:

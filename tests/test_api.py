@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import LogError
-from tests.asking import TOOLS, ask, events, eventual_row, get, joined, n_rows, post, streamed
+from tests.asking import TOOLS, ask, events, eventual_row, get, joined, n_rows, post, streamed, text_of
 from tests.conftest import StartDaemon, cloud_settings
 from tests.daemon_process import TOKEN, DaemonProcess, running_daemon
-from tests.misbehaving_cloud import Behaviour, cut_after_text, misbehaving_cloud, status
+from tests.misbehaving_cloud import Behaviour, answering, cut_after_text, misbehaving_cloud, status
 
 CONTENT_COLUMNS = ("messages", "answer", "options", "tool_calls", "conversation_id", "parent_id", "score")
 UNCERTAINTY_COLUMNS = ("mean_entropy", "max_entropy", "mean_logprob")
@@ -241,6 +241,14 @@ def test_one_private_message_keeps_the_whole_conversation_here(daemon: DaemonPro
 @pytest.mark.parametrize("fields", [{"private": False}, {"private": None}, {"edge_agent": {"private": False}}, {}])
 def test_what_is_not_private_may_go_to_the_cloud(daemon: DaemonProcess, fields: dict[str, Any]) -> None:
     assert ask(daemon, "a hard one", **fields).model_extra["edge_agent"]["route"] == "cloud"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_half_a_surrogate_pair_of_the_cloud_s_is_a_question_mark(start_daemon: StartDaemon, stream: bool) -> None:
+    with misbehaving_cloud(answering("half \ud800", " pair")) as cloud:
+        daemon = start_daemon(cloud={"base_url": str(cloud), "model": "m", "api_key_env": None})
+        text = joined(streamed(daemon, "a hard one")) if stream else text_of(daemon, "a hard one")
+    assert text == daemon.log.rows()[0]["answer"] == "half ? pair"
 
 
 # One row per exchange
