@@ -55,10 +55,10 @@ $(VENV)/bin/python:
 
 $(VENV)/device: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing edge-agent; building llama.cpp takes about eight minutes the first time."
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install -e .
 	@touch $@
 
 $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing edge-agent for development; building llama.cpp takes about eight minutes the first time."
-	$(BIN)/python -m pip install --quiet -e '.[dev,training,chat]'
+	$(BIN)/python -m pip install -e '.[dev,training,chat]'
 	@touch $@ $(VENV)/device
