@@ -123,8 +123,10 @@ def _problem_of(key: str, value: Any) -> str | None:
         return f"the keyword {key!r} is not supported locally; leave it out"
     if key in _NAMED and not (isinstance(value, dict) and "" not in value):
         return f"{key}: expected an object without empty names, found {json.dumps(value)[:40]}"
-    if key in (*_LISTED, "required", "enum") and not isinstance(value, list):
-        return f"{key}: expected a list, found {json.dumps(value)[:40]}"
+    if key in (*_LISTED, "required", "enum") and not (isinstance(value, list) and (value or key == "required")):
+        return f"{key}: expected a list of at least one, found {json.dumps(value)[:40]}"
+    if key in ("type", "items") and value in ([], None):  # llama.cpp prints a grammar it cannot parse, text and all
+        return f"{key}: expected at least one, found {json.dumps(value)}"
     if key in _REPEATS and not (type(value) is int and 0 <= value <= MAX_REPEAT):
         return f"{key}: expected a whole number from 0 to {MAX_REPEAT}, found {json.dumps(value)[:40]}"
     if key == "$ref" and not (isinstance(value, str) and value.startswith("#/")):
