@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llama_cpp.llama_grammar import SchemaConverter
-
 from edge_agent.errors import RequestError
+from edge_agent.llama_runtime import llama_cpp
 
 MAX_BYTES = 16_384
 MAX_DEPTH = 16
@@ -52,7 +51,7 @@ def to_gbnf(schema: dict[str, Any], param: str) -> str:
         ) from error
 
 
-class _Converter(SchemaConverter):
+class _Converter(llama_cpp.llama_grammar.SchemaConverter):
     """llama-cpp-python's, but literals keep their backslashes and every reference has a rule of its own."""
 
     def __init__(self) -> None:
