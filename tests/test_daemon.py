@@ -245,6 +245,17 @@ def test_a_running_stream_ends_as_it_should_before_the_daemon_does(
     assert (row["answer"], row["finish_reason"]) == ("abcdefgh", "stop")
 
 
+def test_a_running_local_answer_ends_as_it_should_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(local={"n_ctx": 2048})
+    answer = stream(daemon, EASY, model="local", max_tokens=1900)
+    next(answer)
+    daemon.process.send_signal(signal.SIGTERM)
+    *_, final, done = answer
+    assert (json.loads(final)["choices"][0]["finish_reason"], done) == ("length", "[DONE]")
+    assert daemon.process.wait(10) == 0
+    assert [row["output_tokens"] for row in daemon.log.rows()] == [1900]
+
+
 def test_an_answer_that_takes_too_long_is_ended_and_has_its_row(start_daemon: StartDaemon) -> None:
     with misbehaving_cloud(hang_before_headers) as cloud:
         daemon = start_daemon(cloud=cloud_at(cloud), server={"drain_s": 1.0})

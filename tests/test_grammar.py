@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import pytest
 
 from edge_agent.errors import RequestError
 from edge_agent.grammar import answer_prefix, forced_calls, grammar_for
 from edge_agent.json_schema import MAX_BYTES, MAX_DEPTH, to_gbnf
+from edge_agent.llama_runtime import llama_cpp
 from edge_agent.local_model import LocalModel
 from edge_agent.token_sampler import init_grammar
 from edge_agent.types import Message, Options, Query

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 
 from edge_agent.config import xdg_dir
 from edge_agent.errors import Busy, LocalModelError, RequestError
+from edge_agent.llama_runtime import llama_cpp
 from edge_agent.local_model import LocalModel
 from edge_agent.types import Chunk, Completion, Message, Options, Query
 
