@@ -57,6 +57,7 @@ class _Unwritten:
     table: str
     row: Row
     done: threading.Event = field(default_factory=threading.Event)
+    dropped: bool = False
 
 
 class DecisionLog:
@@ -99,10 +100,7 @@ class DecisionLog:
         self._put("exchanges", row)
 
     def add_feedback(self, exchange_id: str, rating: str, comment: str | None = None) -> None:
-        """Record what a person said of an answer.
-
-        :raises RequestError: when no exchange has this id.
-        """
+        """Record what a person said of an answer. :raises RequestError: when no exchange has this id."""
         if not self._has(exchange_id):
             message = f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`"
             raise RequestError(message, param="id", status=404, code="not_found")
@@ -136,7 +134,7 @@ class DecisionLog:
         item = _Unwritten(table, row)
         with self._changed:
             if len(self._unwritten) >= _MOST_KEPT:
-                self._unwritten.popleft()
+                self._unwritten.popleft().dropped = True
                 self.dropped += 1
             self._unwritten.append(item)
             self._new = True
@@ -189,7 +187,7 @@ class DecisionLog:
                 item.done.set()
             while self._unwritten and self._unwritten[0].done.is_set():
                 self._unwritten.popleft()
-            self.dropped += refused
+            self.dropped += refused - sum(item.dropped for item in batch)  # dropped while they were being written
 
     def _insert(self, item: _Unwritten) -> bool:
         """False for a row no retry can write: it must not keep the others from the disk."""
