@@ -10,7 +10,7 @@ from edge_agent.confidence import TokenUncertainty
 
 
 def textbook(logits: npt.NDArray[np.float32], token: int) -> tuple[float, float]:
-    """Entropy of softmax(logits) and log-probability of the token in nats, in float64 and with no trick but the shift."""
+    """Entropy of softmax(logits) and log-probability of the token, in nats: float64 and no trick but the shift."""
     shifted = logits.astype(np.float64) - float(logits.max())
     p = np.exp(shifted) / np.exp(shifted).sum()
     positive = p[p > 0]
