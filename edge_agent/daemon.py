@@ -200,6 +200,7 @@ class Daemon:
 
 def serve(config: Config) -> int:
     """Run the daemon until it is told to stop; the exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is a router to reload
     set_up_logging(config.logging.level, config.logging.format)
     Daemon(config).run()
     return 0
