@@ -1,6 +1,6 @@
 """The daemon against llama-cpp-python called directly: same GGUF, same settings, same run, turn about.
 
-python -m benchmarks.device [--rounds N] [--queries N]
+python -m benchmarks.device [generation] [memory] [startup] [--rounds N] [--queries N]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 import yaml
 
 from benchmarks.bare_llama import rss_anon_mb
-from benchmarks.table import median, print_table, ratio, spread
+from benchmarks.table import print_table, ratio, spread
 from edge_agent.client import Client
 from edge_agent.config import Config, xdg_dir
 from edge_agent.local_model import default_threads
@@ -210,21 +210,30 @@ def _wall_ms(command: list[str]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
+PARTS = ("generation", "memory", "startup")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
+    parts = options.parts or PARTS
     model = resolve(MODEL, xdg_dir("cache") / "models")
-    with tempfile.TemporaryDirectory() as directory, daemon(Path(directory)) as (ours, _, _):
-        bare = Bare(model)
-        try:
-            generation(bare, ours, options.rounds)
-            memory(bare, ours, options.queries)
-        finally:
-            bare.close()
-    startup(max(3, options.rounds // 2))
-    print(f"\nload average {median(os.getloadavg()):.1f}, {os.cpu_count()} cores")
+    if "generation" in parts or "memory" in parts:
+        with tempfile.TemporaryDirectory() as directory, daemon(Path(directory)) as (ours, _, _):
+            bare = Bare(model)
+            try:
+                if "generation" in parts:
+                    generation(bare, ours, options.rounds)
+                if "memory" in parts:
+                    memory(bare, ours, options.queries)
+            finally:
+                bare.close()
+    if "startup" in parts:
+        startup(max(3, options.rounds // 2))
+    print(f"\nload average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
