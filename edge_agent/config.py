@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -33,24 +34,24 @@ class Tcp:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    max_body_bytes: int = _key(1_048_576, "largest request body", 1024)
-    max_messages: int = _key(256, "most messages in one request", 1)
-    max_active: int = _key(32, "most exchanges at a time, cloud ones included; one more gets 429", 1)
-    silent_client_s: float = _key(30.0, "close a connection that sends no complete request for this long", 0.1)
-    drain_s: float = _key(30.0, "after SIGTERM, wait this long for running answers", 0)
+    max_body_bytes: int = _key(1_048_576, "largest request body", 1024, 1 << 30)
+    max_messages: int = _key(256, "most messages in one request", 1, 65536)
+    max_active: int = _key(32, "most exchanges at a time, cloud ones included; one more gets 429", 1, 1024)
+    silent_client_s: float = _key(30.0, "close a connection that sends no complete request for this long", 0.1, 3600)
+    drain_s: float = _key(30.0, "after SIGTERM, wait this long for running answers", 0, 3600)
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
     model: str = _key("qwen2.5-coder-0.5b", "a name from `edge-agent pull --list`, or the path of a GGUF file")
-    n_ctx: int = _key(4096, "context window in tokens, question and answer together", 256)
-    n_threads: int = _key(0, "threads for generation; 0: one per core, minus one on four cores and more", 0)
-    n_batch: int = _key(256, "prompt tokens evaluated at a time; smaller needs less memory", 8)
-    max_tokens: int = _key(1024, "longest answer when the client names no max_tokens", 1)
+    n_ctx: int = _key(4096, "context window in tokens, question and answer together", 256, 1 << 24)
+    n_threads: int = _key(0, "threads for generation; 0: one per core, minus one on four cores and more", 0, 1024)
+    n_batch: int = _key(256, "prompt tokens evaluated at a time; smaller needs less memory", 8, 1 << 16)
+    max_tokens: int = _key(1024, "longest answer when the client names no max_tokens", 1, 1 << 24)
     temperature: float = _key(0.7, "when the client names none", 0, 2)
     top_p: float = _key(0.8, "when the client names none", 0, 1)
-    top_k: int = _key(20, "sample from this many most likely tokens; 0: all", 0)
-    max_waiting: int = _key(4, "requests that may wait for the local model; one more gets 429 busy", 0)
+    top_k: int = _key(20, "sample from this many most likely tokens; 0: all", 0, 1 << 24)
+    max_waiting: int = _key(4, "requests that may wait for the local model; one more gets 429 busy", 0, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class Cloud:
     api_key_env: str | None = _key(
         "EDGE_AGENT_CLOUD_API_KEY", "environment variable that holds the key; null: no key is sent"
     )
-    connect_timeout_s: float = _key(3.0, "wait this long for a connection", 0.01)
-    read_timeout_s: float = _key(60.0, "wait this long for the next bytes", 0.01)
-    total_timeout_s: float = _key(300.0, "wait this long for the whole answer", 0.01)
+    connect_timeout_s: float = _key(3.0, "wait this long for a connection", 0.01, 3600)
+    read_timeout_s: float = _key(60.0, "wait this long for the next bytes", 0.01, 3600)
+    total_timeout_s: float = _key(300.0, "wait this long for the whole answer", 0.01, 86400)
     retries: int = _key(2, "further attempts before the first text, with back-off and jitter", 0, 10)
-    breaker_failures: int = _key(3, "failures in a row that open the circuit breaker", 1)
-    breaker_cooldown_s: float = _key(30.0, "the open breaker asks nothing of the cloud for this long", 0)
+    breaker_failures: int = _key(3, "failures in a row that open the circuit breaker", 1, 1000000)
+    breaker_cooldown_s: float = _key(30.0, "the open breaker asks nothing of the cloud for this long", 0, 86400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ class Router:
 class Log:
     path: str | None = _key(None, "SQLite file; null: edge-agent.db in $STATE_DIRECTORY or the XDG state directory")
     content: bool = _key(True, "false: rows hold sizes and decisions but no text")
-    max_wait_ms: float = _key(100.0, "an answer waits this long for its row to be on disk, then ends without", 0)
+    max_wait_ms: float = _key(
+        100.0, "an answer waits this long for its row to be on disk, then ends without", 0, 60_000
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +225,11 @@ def _merge_file(values: dict[str, dict[str, Any]], file: Path) -> None:
 
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that is none, endless nesting
         raise ConfigError(
             f"{file}: not YAML: {' '.join(str(error).split())}; mend the line or start from config.yaml"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     if loaded is None:
         return
@@ -284,17 +287,26 @@ def _checked(section: str, key: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {name}: expected {expected}{null}, found {_named(value)}")
     limits = next(f.metadata for f in _fields(section) if f.name == key)
     low, high = limits["minimum"], limits["maximum"]
-    if kind in (int, float) and not (
-        value == value and (low is None or value >= low) and (high is None or value <= high)
-    ):
-        bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ConfigError(f"{where}: {name}: expected a value {bounds}, found {value}")
+    if isinstance(value, int | float) and kind is not bool and not (math.isfinite(value) and low <= value <= high):
+        raise ConfigError(f"{where}: {name}: expected a value from {low:g} to {high:g}, found {value}")
+    if isinstance(value, str):
+        _check_text(value, f"{where}: {name}", is_path=key in ("path", "model"))
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
         raise ConfigError(
             f"{where}: {name}: expected {' or '.join(choices)}, found {value!r}{_nearest(value, choices)}"
         )
     return value
+
+
+def _check_text(value: str, what: str, *, is_path: bool) -> None:
+    if not value.isprintable():
+        raise ConfigError(f"{what}: expected text without control characters, found {value!r}")
+    if is_path and value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{what}: expected the home of a user there is, found {value!r}") from error
 
 
 def _check_together(config: Config) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,10 @@ from edge_agent.router import RouterModel, find_bundle
 from edge_agent.server import Server
 
 _LOGGER = logging.getLogger("edge_agent")
+_BACKLOG = 16
+"""asyncio tries to accept, and logs a failure for want of descriptors, this many times in a row."""
+_LAST_WORDS_S = 2
+"""For the errors that end what was still running when draining was over."""
 
 
 class Daemon:
@@ -43,6 +50,7 @@ class Daemon:
         environ = os.environ if environ is None else environ
         self._config, self._started = config, time.monotonic()
         self.router_error: str | None = None
+        self._told_to_reload = threading.Event()
         with ExitStack() as stack:
             self.unix = UnixListener(socket_path(config, environ), config.socket.group)
             stack.callback(self.unix.close)
@@ -101,9 +109,10 @@ class Daemon:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, int(server.drain_s)),
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=int(server.drain_s) + _LAST_WORDS_S,
         )
-        running = uvicorn.Server(config)
+        running = _DrainingServer(config, server.drain_s, self.server.stop)
 
         def stop(*_: object) -> None:  # before uvicorn listens, and when it raises them again
             running.should_exit = True
@@ -112,7 +121,6 @@ class Daemon:
             signal.signal(number, stop)
         with self._stack:
             running.run(sockets=self.sockets)
-            notify("STOPPING=1")
         _LOGGER.info("stopped")
 
     def reload_router(self) -> None:
@@ -124,6 +132,14 @@ class Daemon:
             _LOGGER.info("router %s loaded (before: %s)", router.version, old)
         else:
             _LOGGER.error("router %s stays in use", old)
+        with suppress(OSError, AttributeError):  # glibc keeps what the old sessions held: tens of MB a reload
+            ctypes.CDLL(None).malloc_trim(0)
+
+    def _reload_when_told(self) -> None:
+        """One reload at a time; signals that come meanwhile ask for one more."""
+        while self._told_to_reload.wait():
+            self._told_to_reload.clear()
+            self.reload_router()
 
     def status(self) -> dict[str, Any]:
         """What GET /v1/status answers."""
@@ -183,7 +199,8 @@ class Daemon:
 
     def _ready(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self.reload_router))
+        threading.Thread(target=self._reload_when_told, name="router-reload", daemon=True).start()
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             loop.call_later(interval_s, self._watch, loop, interval_s, -1)
@@ -196,6 +213,19 @@ class Daemon:
         if heartbeat != last_heartbeat or not self.local.busy:
             notify("WATCHDOG=1")
         loop.call_later(interval_s, self._watch, loop, interval_s, heartbeat)
+
+
+class _DrainingServer(uvicorn.Server):
+    """uvicorn's server; what still runs after `drain_s` is told to end."""
+
+    def __init__(self, config: uvicorn.Config, drain_s: float, stop: Callable[[], None]):
+        super().__init__(config)
+        self._drain_s, self._stop = drain_s, stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1")
+        asyncio.get_running_loop().call_later(self._drain_s, self._stop)
+        await super().shutdown(sockets)
 
 
 def serve(config: Config) -> int:
@@ -309,4 +339,6 @@ def _token(config: Config, environ: Mapping[str, str]) -> str | None:
             f"tcp.port is set but the variable {config.tcp.token_env} (tcp.token_env) is not: TCP clients need a token;"
             f" set one, for example: export {config.tcp.token_env}=$(openssl rand -hex 32)"
         )
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"the token in {config.tcp.token_env}: expected printable ASCII; try `openssl rand -hex 32`")
     return token

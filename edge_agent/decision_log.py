@@ -58,6 +58,9 @@ class _Unwritten:
     row: Row
     done: threading.Event = field(default_factory=threading.Event)
     dropped: bool = False
+    """Pushed out of the queue by newer ones."""
+    refused: bool = False
+    """SQLite cannot hold its values."""
 
 
 class DecisionLog:
@@ -76,6 +79,7 @@ class DecisionLog:
         except LogError:
             os.close(self._lock_file)
             raise
+        self._inode = _inode(path)
         self._parents: OrderedDict[bytes, str] = OrderedDict()
         self._changed = threading.Condition()
         self._unwritten: deque[_Unwritten] = deque()
@@ -95,15 +99,25 @@ class DecisionLog:
     def append(self, exchange: Exchange) -> None:
         """Record the exchange; returns once it is on disk, or after max_wait_ms. Never raises for the disk."""
         row = to_row(exchange, content=self._content)
-        if row["messages"] is not None:
-            self._link_to_parent(exchange, row)
-        self._put("exchanges", row)
+        if row["messages"] is None:
+            self._put("exchanges", row)
+            return
+        self._link_to_parent(exchange, row)
+        item = self._put("exchanges", row)
+        if not (item.dropped or item.refused):
+            self._remember_as_parent(exchange)
 
     def add_feedback(self, exchange_id: str, rating: str, comment: str | None = None) -> None:
         """Record what a person said of an answer. :raises RequestError: when no exchange has this id."""
-        if not self._has(exchange_id):
+        private = self._private(exchange_id)
+        if private is None:
             message = f"id: no exchange {exchange_id!r} is in the log; see `edge-agent logs`"
             raise RequestError(message, param="id", status=404, code="not_found")
+        if comment is not None and (private or not self._content):
+            message = (
+                "comment: no text is kept of this exchange (private, or log.content: false); send the rating alone"
+            )
+            raise RequestError(message, param="comment")
         row = {"exchange_id": exchange_id, "rating": rating, "comment": comment, "created_utc": utc_now()}
         self._put("feedback", row)
 
@@ -130,32 +144,41 @@ class DecisionLog:
         self._connection.close()
         os.close(self._lock_file)
 
-    def _put(self, table: str, row: Row) -> None:
+    def _put(self, table: str, row: Row) -> _Unwritten:
         item = _Unwritten(table, row)
         with self._changed:
             if len(self._unwritten) >= _MOST_KEPT:
-                self._unwritten.popleft().dropped = True
+                oldest = self._unwritten.popleft()
+                oldest.dropped = True
+                self._parents = OrderedDict((k, i) for k, i in self._parents.items() if i != oldest.row.get("id"))
                 self.dropped += 1
             self._unwritten.append(item)
             self._new = True
             self._changed.notify()
         if not item.done.wait(self._max_wait_s):
             _LOGGER.warning("decision log: no row on disk after %.0f ms; the answer goes first", self._max_wait_s * 1e3)
+        return item
 
     def _link_to_parent(self, exchange: Exchange, row: Row) -> None:
         """Store only the messages after the last answer we gave in this conversation: a long chat stays linear."""
-        messages, completion = exchange.query.messages, exchange.completion
+        messages = exchange.query.messages
         keys = _keys(messages)
         with self._changed:
             for end in range(len(messages), 0, -1):
                 if messages[end - 1].role == "assistant" and keys[end - 1] in self._parents:
                     row["parent_id"], row["messages"] = self._parents[keys[end - 1]], _messages_json(messages[end:])
                     break
-            if completion is not None and exchange.error is None:
-                answer = Message("assistant", completion.text, completion.tool_calls)
-                self._parents[_keys((*messages, answer))[-1]] = exchange.query.id
-                while len(self._parents) > _MOST_PARENTS:
-                    self._parents.popitem(last=False)
+
+    def _remember_as_parent(self, exchange: Exchange) -> None:
+        """Only a row that is kept may be what later rows continue."""
+        completion = exchange.completion
+        if completion is None or exchange.error is not None:
+            return
+        answer = Message("assistant", completion.text, completion.tool_calls)
+        with self._changed:
+            self._parents[_keys((*exchange.query.messages, answer))[-1]] = exchange.query.id
+            while len(self._parents) > _MOST_PARENTS:
+                self._parents.popitem(last=False)
 
     def _write(self) -> None:
         """Exchanges that end together share a commit; after a failure all are tried again, soon or with the next."""
@@ -171,10 +194,11 @@ class DecisionLog:
     def _commit(self, batch: Sequence[_Unwritten]) -> None:
         refused = 0
         try:
+            self._reopen_if_gone()
             with self._connection:
                 for item in batch:
                     refused += not self._insert(item)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, LogError) as error:
             if self.last_error != str(error):
                 _LOGGER.error("decision log %s: %s; rows are kept in memory and tried again", self.path, error)
             self.last_error = str(error)
@@ -197,15 +221,28 @@ class DecisionLog:
             self._connection.execute(f"INSERT OR IGNORE INTO {item.table} ({names}) VALUES ({marks})", values)
         except _UNSTORABLE as error:
             _LOGGER.error("decision log: a row of %s cannot be stored and is dropped: %s", item.table, error)
+            item.refused = True
             return False
         return True
 
-    def _has(self, exchange_id: str) -> bool:
+    def _reopen_if_gone(self) -> None:
+        """Rows written to a file that somebody removed would be lost without a word."""
+        if _inode(self.path) == self._inode:
+            return
+        _LOGGER.error("decision log %s was removed or replaced while it was written; a new one is begun", self.path)
+        self._connection.close()
+        self._connection = open_for_writing(self.path)
+        self._inode = _inode(self.path)
+
+    def _private(self, exchange_id: str) -> bool | None:
+        """Whether an exchange is private; None when there is no such exchange."""
         with self._changed:
-            if any(item.row.get("id") == exchange_id for item in self._unwritten):
-                return True
+            for item in self._unwritten:
+                if item.row.get("id") == exchange_id:
+                    return bool(item.row["private"])
         with closing(LogReader(self.path).connect()) as connection:
-            return connection.execute("SELECT 1 FROM exchanges WHERE id = ?", [exchange_id]).fetchone() is not None
+            found = connection.execute("SELECT private FROM exchanges WHERE id = ?", [exchange_id]).fetchone()
+        return None if found is None else bool(found[0])
 
 
 class LogReader:
@@ -396,3 +433,10 @@ def _keys(messages: Sequence[Message]) -> list[bytes]:
         digest.update(json.dumps(asdict(message), sort_keys=True).encode())
         keys.append(digest.digest())
     return keys
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None

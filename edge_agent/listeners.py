@@ -12,7 +12,7 @@ import stat
 import struct
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -21,6 +21,7 @@ from edge_agent.errors import ConfigError, DaemonError
 LONGEST_PATH = 107
 """Bytes of a Unix socket's path: sun_path holds 108 with its end."""
 _BACKLOG = 128
+_MOST_CONNECTIONS = 512
 
 
 class UnixListener:
@@ -90,6 +91,8 @@ class _PeerH11(H11Protocol):
     allowed_uids: frozenset[int] | None
     """Who may talk over the Unix socket; None: whoever its mode lets in."""
     _silence: asyncio.TimerHandle | None = None
+    _open: ClassVar[set[int]] = set()
+    """Connections, by id: beyond _MOST_CONNECTIONS a new one is closed before it costs more than its descriptor."""
 
     def connection_made(self, transport: Any) -> None:
         peer = transport.get_extra_info("socket")
@@ -97,6 +100,10 @@ class _PeerH11(H11Protocol):
         if unix and self.allowed_uids is not None and _uid(peer) not in self.allowed_uids:
             transport.abort()  # before a byte of HTTP is parsed
             return
+        if len(self._open) >= _MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._open.add(id(self))
         self.app_state = {**self.app_state, "peer": "unix" if unix else "tcp"}
         super().connection_made(transport)
         self._wait_for_request()
@@ -112,6 +119,7 @@ class _PeerH11(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silence is None:
             return  # aborted in connection_made
+        self._open.discard(id(self))
         self._silence.cancel()
         super().connection_lost(exc)
 

@@ -83,12 +83,18 @@ class Server:
             },
             lifespan=self._lifespan,
         )
+        self.app.router.redirect_slashes = False
 
     def close(self) -> None:
         """Cancel what still runs and wait for its rows."""
         for running in list(self._active):
             running.cancelled.set()
         self._pool.shutdown(wait=True)
+
+    def stop(self) -> None:
+        """End what still runs with an error; called in the event loop when the daemon drains no longer."""
+        for running in list(self._active):
+            running.stop(EdgeAgentError("the daemon is stopping; ask again later", code="shutting_down", status=503))
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -217,6 +223,11 @@ class _Running:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(done)
 
+    def stop(self, error: EdgeAgentError) -> None:
+        """Cancel the exchange; its client hears `error`."""
+        self._events.put_nowait(error)
+        self.cancelled.set()
+
     async def next(self, timeout_s: float | None = None) -> Decision | Chunk | Exchange | None:
         """The next event, or None when none came in time. Raises what the exchange raised."""
         try:
@@ -327,7 +338,7 @@ async def _show_error(_: Request, error: Exception) -> Response:
 
 async def _show_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:80]}: {error.detail}; see docs/api.md for what there is"
+    message = f"{request.method} {request.scope['path'][:80]}: {error.detail}; see docs/api.md for what there is"
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
     shown = EdgeAgentError(message, code=code, status=error.status_code)
     return _Json(wire.render_error(shown), status_code=error.status_code, headers=error.headers)
