@@ -28,6 +28,7 @@ ADVICE = {
 ITS_OWN_FAULT = {"server_error", "overloaded_error", "rate_limit_error"}
 """Values of `error.type` that mean: another time it may work."""
 QUOTE_CHARS = 300
+MALFORMED_HEADERS = "sent a malformed answer: its headers contradict HTTP"
 
 
 @dataclass(eq=False)
@@ -83,6 +84,8 @@ def of_exception(error: Exception, *, connected: bool, connect_timeout_s: float,
     if not isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | OSError):
         raise error
     causes = list(_causes(error))
+    if isinstance(error, ValueError) and connected:  # InvalidHeader
+        return Failure(MALFORMED_HEADERS, unavailable=False)
     if isinstance(error, ValueError):  # requests' InvalidURL, InvalidSchema, InvalidProxyURL and the like
         return Failure("cannot be asked: check cloud.base_url and the proxy variables", unavailable=False)
     timeouts = (TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError)
@@ -114,7 +117,7 @@ def retry_after_s(header: str | None) -> float | None:
     try:
         date = parsedate_to_datetime(header)
         return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import queue
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.connection import HTTPConnection
 
-from edge_agent.cloud_failure import Failure, no_connection, of_exception
+from edge_agent.cloud_failure import MALFORMED_HEADERS, Failure, no_connection, of_exception
 
 POLL_S = 0.1
 """How often a waiting caller looks whether it was cancelled."""
@@ -192,6 +193,8 @@ class Transfer:
             self._put(error)
 
     def _pump(self, raw: Any) -> None:
+        if not re.fullmatch(r"\d+(, *\d+)*", raw.headers.get("Content-Length", "0").strip()):
+            raise Failure(MALFORMED_HEADERS, unavailable=False)
         size = 0
         # read1, not iter_content: that waits for a full block when the body is not chunked, and for the whole of a
         # chunk, however large, when it is.

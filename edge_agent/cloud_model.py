@@ -72,10 +72,10 @@ class CloudModel:
     ):
         """:param sleep: waits so many seconds, less when the event is set. :param random: uniform in [0, 1).
 
-        :raises ConfigError: the key cannot be sent in a header.
+        :raises ConfigError: `base_url` is no address, or the key cannot be sent in a header.
         """
+        self.host = _checked_host(base_url)
         self.base_url, self.model = base_url.rstrip("/"), model
-        self.host = urlsplit(base_url).netloc.rpartition("@")[2]
         self.last_error: str | None = None
         """What the last request failed of, None after a good one; holds neither the key nor the cloud's own words."""
         self._key = Key(_checked_key(api_key))
@@ -292,6 +292,19 @@ class CloudModel:
 
     def _since(self, started: float) -> float:
         return (self._clock() - started) * 1000
+
+
+def _checked_host(base_url: str) -> str:
+    """Host and port, without user and password."""
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        usable = False
+    if not usable or not base_url.isprintable() or " " in base_url:
+        found = base_url.rpartition("@")[2]  # no password in a message
+        raise ConfigError(f"cloud.base_url: expected an address such as https://api.example.com/v1, found {found!r}")
+    return parts.netloc.rpartition("@")[2]
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -11,6 +11,9 @@ from edge_agent.cloud_failure import Failure, of_error_object
 from edge_agent.types import Completion
 
 LINE_BYTES = 1 << 20
+MODEL_CHARS = 256
+TOOL_CALLS = 128
+"""At most so many in an answer, and pieces of them in an event: nobody can leave while one event is taken in."""
 FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter"}
 
 
@@ -28,7 +31,7 @@ class Draft:
     begun: bool = False
     """Whether anything that belongs to an answer has arrived."""
     calls: list[dict[str, Any]] = field(default_factory=list)
-    """Tool calls as {index, id, name, arguments}."""
+    """Tool calls as {index, id, name, arguments}, the arguments as a list of pieces."""
 
     def add(self, event: Any) -> str | None:
         """Takes in one decoded event; its text, "" for a piece of a tool call, None when it brings neither.
@@ -38,11 +41,12 @@ class Draft:
         try:
             if event.get("error") or event.get("object") == "error":
                 raise of_error_object(event)
-            self.model = str(event.get("model") or self.model)
+            if isinstance(name := event.get("model"), str) and name:
+                self.model = name[:MODEL_CHARS]
             self._count(event.get("usage") or {})
-            choices = event.get("choices")
-            return self._choose(choices[0]) if choices else None
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            first = [choice for choice in event.get("choices") or () if not choice.get("index")]
+            return self._choose(first[0]) if first else None
+        except (AttributeError, TypeError, RecursionError) as error:
             raise _malformed() from error
 
     def completion(self, *, finish_reason: str | None, first_token_ms: float | None, duration_ms: float) -> Completion:
@@ -60,9 +64,9 @@ class Draft:
         )
 
     def _count(self, usage: dict[str, Any]) -> None:
-        if type(count := usage.get("prompt_tokens")) is int:
+        if _is_count(count := usage.get("prompt_tokens")):
             self.input_tokens = count
-        if type(count := usage.get("completion_tokens")) is int:
+        if _is_count(count := usage.get("completion_tokens")):
             self.output_tokens = count
 
     def _choose(self, choice: dict[str, Any]) -> str | None:
@@ -72,6 +76,8 @@ class Draft:
         if reason := choice.get("finish_reason") or (whole and "stop"):
             self.finish_reason = reason if reason in FINISH_REASONS else "stop"
         calls = delta.get("tool_calls") or []
+        if len(calls) > TOOL_CALLS:
+            raise _too_many()
         for call in calls:
             self._merge(call)
         text = _text(delta.get("content") or delta.get("refusal"))
@@ -81,16 +87,19 @@ class Draft:
     def _merge(self, delta: dict[str, Any]) -> None:
         """Adds a piece to its tool call. Some endpoints send no index, some give every call the same one: a new id
         always begins a new call."""
-        index, id = delta.get("index"), delta.get("id")
+        index, id, function = delta.get("index"), _word(delta.get("id")), delta.get("function") or {}
+        if index is not None and not _is_count(index):
+            raise TypeError(type(index))
         same = [call for call in self.calls if index is None or call["index"] == index]
-        if not same or (id and same[-1]["id"] not in (None, id)):
-            same = [{"index": index, "id": None, "name": "", "arguments": ""}]
+        if not same or (id and same[-1]["id"] not in ("", id)):
+            if len(self.calls) == TOOL_CALLS:
+                raise _too_many()
+            same = [{"index": index, "id": "", "name": "", "arguments": []}]
             self.calls += same
-        call, function = same[-1], delta.get("function") or {}
-        arguments = function.get("arguments") or ""
+        call, arguments = same[-1], function.get("arguments")
         call["id"] = call["id"] or id
-        call["name"] = call["name"] or function.get("name") or ""
-        call["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+        call["name"] = call["name"] or _word(function.get("name"))
+        call["arguments"].append(json.dumps(arguments) if isinstance(arguments, dict) else _word(arguments))
 
 
 def read(blocks: Iterable[bytes], draft: Draft) -> Iterator[str]:
@@ -156,19 +165,33 @@ def _text(content: Any) -> str:
     """Content as text: a string, or a list of parts of which the texts count."""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
-    if content is not None and not isinstance(content, str):
-        raise TypeError(type(content))
-    return content or ""
+    return _word(content)
+
+
+def _word(value: Any) -> str:
+    """A text; "" when there is none."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(type(value))
+    return value or ""
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a number of tokens or things that a database column and a client can hold."""
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def _tool_call(call: dict[str, Any], number: int) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": call["arguments"] or "{}"}
+    function = {"name": call["name"], "arguments": "".join(call["arguments"]) or "{}"}
     return {"id": call["id"] or f"call_{number}", "type": "function", "function": function}
 
 
 def _malformed() -> Failure:
     summary = "answered 200 with something else than a chat completion; check that cloud.base_url ends as documented"
     return Failure(summary, unavailable=False)
+
+
+def _too_many() -> Failure:
+    return Failure(f"sent more than {TOOL_CALLS} tool calls", unavailable=False)
 
 
 def _cut() -> Failure:

@@ -56,6 +56,16 @@ def test_a_failing_cloud_is_unavailable_in_time(behaviour: Behaviour, says: str)
         raise error
 
 
+def called(**call: object) -> Behaviour:
+    """Streams one piece of a tool call."""
+    return bad.events(piece(tool_calls=[call]), piece(finish="tool_calls"))
+
+
+def measuring(length: bytes) -> Behaviour:
+    """Answers with this Content-Length."""
+    return lambda request, wire: wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\nhello")
+
+
 REJECTED: list[tuple[str, Behaviour, int | None, str]] = [
     (
         "400",
@@ -83,6 +93,15 @@ REJECTED: list[tuple[str, Behaviour, int | None, str]] = [
         r"error \(model_not_found\) inside a 200",
     ),
     ("200 error text", bad.events({"error": "no such model"}), None, "error inside a 200"),
+    ("tool name NaN", called(function={"name": float("nan")}), None, "something else"),
+    ("tool name list", called(function={"name": ["f"]}), None, "something else"),
+    ("tool id object", called(id={"a": 1}), None, "something else"),
+    ("tool arguments list", called(function={"name": "f", "arguments": [1]}), None, "something else"),
+    ("tool index text", called(index="0"), None, "something else"),
+    ("tool index true", called(index=True), None, "something else"),
+    ("tool index huge", called(index=1 << 63), None, "something else"),
+    ("negative length", measuring(b"-5"), None, "malformed answer: its headers"),
+    ("two lengths", measuring(b"5, 6"), None, "malformed answer: its headers"),
     ("endless line", bad.endless_line, None, "a line of more than 1 MiB"),
     ("gigabyte", bad.one_huge_chunk, None, "more than 8 MiB"),
 ]
@@ -100,6 +119,31 @@ def test_a_cloud_that_says_no_or_talks_nonsense_is_rejected_without_retry(
     assert len(cloud.requests) == 1
     with pytest.raises(CloudRejected, match=says):
         raise error
+
+
+@pytest.mark.parametrize("events", [1, 6, 129])
+def test_more_tool_calls_than_anyone_makes_are_rejected_at_once(events: int) -> None:
+    calls = [{"index": i} for i in range(60_000 if events < 129 else 1)]
+    sent = [piece(tool_calls=[call | {"index": call["index"] + event} for call in calls]) for event in range(events)]
+    error, _, seconds = failing(bad.events(*sent))
+    assert isinstance(error, CloudRejected)
+    assert "more than 128 tool calls" in error.message
+    assert seconds < 2
+
+
+def test_long_arguments_in_many_pieces_are_merged_in_time() -> None:
+    long, short = ({"index": 0, "function": {"arguments": text}} for text in ("x" * 500_000, "y"))
+    sent = [piece(tool_calls=[long])] * 6 + [piece(tool_calls=[short] * 128)] * 200 + [piece(finish="stop")]
+    started = time.monotonic()
+    with misbehaving_cloud(bad.events(*sent)) as cloud:
+        _, completion = ask(cloud_model(cloud))
+    assert len(completion.tool_calls[0]["function"]["arguments"]) == 6 * 500_000 + 200 * 128
+    assert time.monotonic() - started < 3
+
+
+def test_a_retry_after_beyond_all_years_is_as_good_as_none() -> None:
+    year = f"Fri, 31 Dec {'9' * 20} 23:59:59 GMT"
+    assert len(pauses_of(status(503, Retry_After=year), retries=2)) == 2
 
 
 def test_a_refused_connection_is_unavailable() -> None:
@@ -163,7 +207,7 @@ def test_a_missing_certificate_bundle_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_base_url_that_is_none_is_rejected() -> None:
     with pytest.raises(CloudRejected, match="check cloud.base_url"):
-        ask(cloud_model("https://a..b:port/v1"))
+        ask(cloud_model("https://a..b/v1"))
 
 
 def test_a_proxy_of_the_environment_is_used_for_https_only(monkeypatch: pytest.MonkeyPatch) -> None:

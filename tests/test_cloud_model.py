@@ -122,6 +122,29 @@ def test_answers_are_read_in_every_dialect(blocks: list[bytes], text: str) -> No
     assert completion.model in ("big", "m")
 
 
+@pytest.mark.parametrize("count", [-1, 1 << 31, 1 << 63, 1.5, True, "7", [7]])
+def test_a_usage_that_is_no_count_is_left_out(count: object) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": (1 << 31) - 1}
+    with misbehaving_cloud(bad.events(piece("yes", finish="stop"), {"choices": [], "usage": usage})) as cloud:
+        _, completion = ask(cloud_model(cloud))
+    assert (completion.input_tokens, completion.output_tokens) == (None, (1 << 31) - 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "model"), [("m" * 200_000, "m" * 256), ({"id": "m"}, "big"), (7, "big"), ("", "big")]
+)
+def test_the_model_s_name_is_a_text_of_bounded_length(named: object, model: str) -> None:
+    with misbehaving_cloud(bad.events(piece("yes", finish="stop") | {"model": named})) as cloud:
+        assert ask(cloud_model(cloud))[1].model == model
+
+
+def test_the_first_choice_alone_is_the_answer() -> None:
+    first, second = ({"index": i, "delta": {"content": text}} for i, text in enumerate(("Hel", "Bye")))
+    sent = [{"choices": [second, first]}, {"choices": [second]}, piece("lo", finish="stop")]
+    with misbehaving_cloud(bad.events(*sent)) as cloud:
+        assert ask(cloud_model(cloud))[0] == "Hello"
+
+
 @pytest.mark.parametrize("refused", ["stream_options", "max_completion_tokens"])
 def test_a_field_the_endpoint_does_not_take_is_left_out_from_then_on(refused: str) -> None:
     no = status(422, {"detail": [{"loc": ["body", refused], "msg": "Extra inputs are not permitted"}]})
@@ -212,6 +235,18 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(key: str) -
     with pytest.raises(ConfigError) as caught:
         cloud_model("https://api.example.com/v1", api_key=key)
     assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["https://[", "https://", "https://:443/v1", "https://a:99999999/v1", "https://a:0/v1", "https://a:port/v1"]
+    + ["https://a/v1\n", "https://a\tb/v1", "https://a b/v1", "ftp://a/v1", "a/v1"],
+)
+def test_a_base_url_that_is_no_address_is_a_setting_to_mend(base_url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cloud_model(base_url)
+    assert caught.value.message.startswith("cloud.base_url: expected an address such as https://")
+    assert caught.value.message.endswith(f"found {base_url!r}")
 
 
 def test_an_error_names_the_host_without_its_user_and_password() -> None:
