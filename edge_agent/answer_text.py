@@ -33,12 +33,9 @@ class AnswerText:
     def feed(self, data: bytes, final: bool = False) -> str:
         """Take in the next bytes; what may be shown now."""
         self._held += self._decoder.decode(data, final)
-        if self.calls_text:
+        if self.calls_text or self._begins_bare_call():
             self.calls_text, self._held = self.calls_text + self._held, ""
-            return ""
-        if self._tools and not self.text.strip() and self._held.lstrip().startswith("{"):
-            self.calls_text, self._held = self._held, ""  # small models leave the marks out
-            return ""
+            return "" if self.calls_text.startswith(TOOL_OPEN) else self._cut_bare_call()
         at, mark = min(((self._held.find(m), m) for m in self._marks if m in self._held), default=(-1, ""))
         if at >= 0:
             shown, rest = self._held[:at], self._held[at:]
@@ -50,6 +47,19 @@ class AnswerText:
         else:
             keep = 0 if final else self._partial()
             shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        self.text += shown
+        return shown
+
+    def _begins_bare_call(self) -> bool:
+        """Small models leave the marks out."""
+        return self._tools and not self.text.strip() and self._held.lstrip().startswith("{")
+
+    def _cut_bare_call(self) -> str:
+        """What may be shown of an object without marks: it was text when a stop string is in it."""
+        at = min((self.calls_text.find(stop) for stop in self._stop if stop in self.calls_text), default=-1)
+        if at < 0:
+            return ""
+        shown, self.calls_text, self.stopped = self.calls_text[:at], "", True
         self.text += shown
         return shown
 
@@ -65,7 +75,7 @@ class AnswerText:
 def parse_tool_calls(text: str, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """OpenAI tool calls from `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` blocks or one bare object.
 
-    () unless all of it is calls of the functions named.
+    () unless all of it is calls of the functions named, with arguments that are JSON: neither NaN nor Infinity.
     """
     calls = []
     blocks = re.findall(rf"{TOOL_OPEN}\s*(.*?)\s*(?:{TOOL_CLOSE}|$)", text, flags=re.DOTALL) or [text]
@@ -73,12 +83,12 @@ def parse_tool_calls(text: str, names: Sequence[str]) -> tuple[dict[str, Any], .
         try:
             call = json.loads(block)
             name, arguments = call["name"], call.get("arguments", call.get("parameters", {}))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if not isinstance(arguments, str):
+                arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return ()
         if name not in names:
             return ()
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
         call_id = f"call_{uuid.uuid4().hex[:24]}"
         calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
     return tuple(calls)

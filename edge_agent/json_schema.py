@@ -7,6 +7,7 @@ schema is bounded before it is converted: a large one costs memory in the parser
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from edge_agent.errors import RequestError
@@ -24,11 +25,14 @@ _KNOWN = {
     "title", "description", "default", "examples", "$schema", "$id",
 }  # fmt: skip
 """Keywords the converter honours, and those that constrain nothing."""
+_TYPES = ("null", "boolean", "object", "array", "number", "integer", "string")
 _NAMED = ("properties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ALTERNATIVES = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
 _PARTS = ("properties", "required", "additionalProperties", "items", "prefixItems", *_REPEATS)
 """Not read by the converter in a schema that has one of the alternatives."""
+_REFERENCE = re.compile(r"#(/(properties|\$defs|definitions)/[^/#]+|/items|/additionalProperties)+")
+"""To a schema that was checked; a `const` or `default` holds anything."""
 _CHARACTER = r"""[^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})"""
 """One character of a JSON string. The converter's own rule takes raw line breaks, which no JSON parser does."""
 
@@ -124,12 +128,17 @@ def _problem_of(key: str, value: Any) -> str | None:
         return f"{key}: expected an object without empty names, found {json.dumps(value)[:40]}"
     if key in (*_LISTED, "required", "enum") and not (isinstance(value, list) and (value or key == "required")):
         return f"{key}: expected a list of at least one, found {json.dumps(value)[:40]}"
-    if key in ("type", "items") and value in ([], None):  # llama.cpp prints a grammar it cannot parse, text and all
-        return f"{key}: expected at least one, found {json.dumps(value)}"
+    if key == "required" and not all(isinstance(name, str) for name in value):
+        return f"required: expected a list of names, found {json.dumps(value)[:40]}"
+    # llama.cpp prints a grammar it cannot parse, text and all: nothing without a meaning may reach it
+    if key == "type" and not (value and all(one in _TYPES for one in (value if isinstance(value, list) else [value]))):
+        return f"type: expected one of {', '.join(_TYPES)} or a list of them, found {json.dumps(value)[:40]}"
+    if key == "items" and value in ([], None):
+        return f"items: expected at least one, found {json.dumps(value)}"
     if key in _REPEATS and not (type(value) is int and 0 <= value <= MAX_REPEAT):
         return f"{key}: expected a whole number from 0 to {MAX_REPEAT}, found {json.dumps(value)[:40]}"
-    if key == "$ref" and not (isinstance(value, str) and value.startswith("#/")):
-        return f"$ref: expected a reference inside the schema (#/...), found {json.dumps(value)[:40]}"
+    if key == "$ref" and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
+        return f"$ref: expected a reference inside the schema (#/$defs/...), found {json.dumps(value)[:40]}"
     return None
 
 

@@ -5,6 +5,7 @@ One engine thread owns the Llama: it serves one answer at a time, the others wai
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import queue
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.answer_text import TOOL_OPEN, AnswerText, parse_tool_calls
+from edge_agent.answer_text import AnswerText, parse_tool_calls
 from edge_agent.chat_template import ChatTemplate
 from edge_agent.confidence import TokenUncertainty
 from edge_agent.errors import Busy, EdgeAgentError, LocalModelError, RequestError
@@ -33,6 +34,10 @@ _ABORTED = "llama_decode returned 2"
 _FAILURES_UNTIL_BROKEN = 2
 _CANCEL_POLL_S = 0.25
 """How soon a cancelled job leaves the queue; a running one is cancelled within a token."""
+
+
+class _LlamaCppFailed(Exception):
+    """llama.cpp could not evaluate tokens."""
 
 
 @dataclass(slots=True, eq=False)
@@ -184,11 +189,11 @@ class LocalModel:
                 self._failures = 0
             except EdgeAgentError as error:
                 job.out.put(error)
-            except Exception as error:  # llama.cpp failed: forget its state, and give up on the second time in a row
-                self._failures += 1
+            except Exception as error:
                 self._forget()
-                if self._failures >= _FAILURES_UNTIL_BROKEN:
-                    self.broken = f"{type(error).__name__}: {error}"
+                if isinstance(error, _LlamaCppFailed):  # an error of our own is this one request's
+                    self._failures += 1
+                    self.broken = str(error) if self._failures >= _FAILURES_UNTIL_BROKEN else None
                 job.out.put(LocalModelError(f"the local model {self.name} failed: {error}; see `edge-agent doctor`"))
 
     def _answer(self, job: _Job) -> Completion:
@@ -233,11 +238,7 @@ class LocalModel:
             return (), tail
         calls = parse_tool_calls(text.calls_text, [tool["function"]["name"] for tool in options.tools])
         if not calls:
-            tail += (
-                text.calls_text.removeprefix(answer_prefix(options) or TOOL_OPEN)
-                if answer_prefix(options)
-                else text.calls_text
-            )
+            tail += text.calls_text.removeprefix(answer_prefix(options))
             text.text += tail
         return calls, tail
 
@@ -257,7 +258,7 @@ class LocalModel:
                 yield token
                 if n == limit or job.cancelled.is_set():
                     return  # nothing asks for what would follow this token
-                llama.eval([token])
+                self._eval([token])
         finally:
             sampler.close()
 
@@ -276,14 +277,20 @@ class LocalModel:
         llama_cpp.llama_set_abort_callback(llama.ctx, abort, None)
         try:
             kept = self._keep_prefix(job.prompt)
-            llama.eval(job.prompt[kept:])
-        except RuntimeError as error:
+            self._eval(job.prompt[kept:])
+        except _LlamaCppFailed as error:
             if _ABORTED not in str(error):
                 raise
             return False
         finally:
             llama_cpp.llama_set_abort_callback(llama.ctx, llama_cpp.ggml_abort_callback(), None)
         return not job.cancelled.is_set()
+
+    def _eval(self, tokens: Sequence[int]) -> None:
+        try:
+            self._llama.eval(tokens)
+        except Exception as error:
+            raise _LlamaCppFailed(f"{type(error).__name__}: {error}") from error
 
     def _keep_prefix(self, prompt: Sequence[int]) -> int:
         """Cut the context back to the longest prefix it shares with the prompt, leaving a token to evaluate."""
@@ -337,6 +344,11 @@ def _log_line(level: int, text: bytes, _: Any) -> None:
 
 def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
     llama_cpp.llama_log_set(_log_line, None)
+    trained = _trained_context(path)
+    if trained is not None and n_ctx > trained:
+        raise LocalModelError(
+            f"local.n_ctx: expected at most {trained}, the context {path.name} was trained for, found {n_ctx}; lower it"
+        )
     try:
         return llama_cpp.Llama(
             str(path),
@@ -347,12 +359,30 @@ def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
             n_ubatch=n_batch,
             verbose=False,
         )
+    except MemoryError as error:
+        raise LocalModelError(
+            f"{path}: not enough memory for local.n_ctx {n_ctx} and local.n_batch {n_batch}: {error}; lower them"
+        ) from error
     except (ValueError, RuntimeError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise LocalModelError(
             f"{path}: llama.cpp cannot load this model ({size} bytes): {error};"
             " check the file with `edge-agent doctor` or fetch it again with `edge-agent pull`"
         ) from error
+
+
+def _trained_context(path: Path) -> int | None:
+    """Tokens by the file's metadata, no weight read; None when it does not say."""
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
+    if not model:
+        return None
+    value = ctypes.create_string_buffer(128)
+    llama_cpp.llama_model_meta_val_str(model, b"general.architecture", value, len(value))
+    llama_cpp.llama_model_meta_val_str(model, value.value + b".context_length", value, len(value))
+    llama_cpp.llama_model_free(model)
+    return int(value.value) if value.value.isdigit() else None
 
 
 def _chat_template(llama: Any, path: Path) -> ChatTemplate:

@@ -19,6 +19,7 @@ class TokenSampler:
 
     :param temperature: 0 is greedy.
     :param top_k: 0 is the whole vocabulary.
+    :param seed: any whole number; llama.cpp draws at random for its largest, which is therefore never reached.
     :raises RequestError: when llama.cpp cannot parse the grammar.
     """
 
@@ -34,7 +35,7 @@ class TokenSampler:
         presence_penalty: float = 0.0,
         grammar: str | None = None,
     ):
-        seed = llama_cpp.LLAMA_DEFAULT_SEED if seed is None else seed & 0xFFFFFFFF
+        seed = llama_cpp.LLAMA_DEFAULT_SEED if seed is None else seed % llama_cpp.LLAMA_DEFAULT_SEED
         self._grammar = init_grammar(model, grammar) if grammar is not None else None
         self._chains = [_chain() for _ in range(2 if self._grammar else 1)]
         if self._grammar:

@@ -79,6 +79,18 @@ def test_a_tool_call_without_its_marks_is_one_too(before: bytes) -> None:
     assert len(parse_tool_calls(answer.calls_text, ["lamp"])) == 1
 
 
+@pytest.mark.parametrize(
+    ("stop", "shown"), [("}}", CALL[:-2]), ("{", ""), ('"on"', CALL[: CALL.index('"on"')]), ("never", "")]
+)
+def test_a_call_without_marks_that_a_stop_string_cuts_is_text(stop: str, shown: str) -> None:
+    answer = AnswerText(["zzz", stop], tools=True)
+    result = ""
+    for byte in CALL.encode():
+        result += "" if answer.stopped else answer.feed(bytes([byte]))
+    assert result == answer.text == shown
+    assert (answer.stopped, answer.calls_text) == ((False, CALL) if stop == "never" else (True, ""))
+
+
 def test_without_tools_braces_and_marks_are_text() -> None:
     assert "".join(fed(AnswerText(), b"<tool_call>", CALL.encode())) == "<tool_call>" + CALL
 
@@ -100,6 +112,10 @@ def test_two_calls_have_ids_of_their_own_and_arguments_as_json_text() -> None:
         "<tool_call>[1]</tool_call>",
         f"<tool_call>{CALL}</tool_call><tool_call>nonsense</tool_call>",
         '{"just": "JSON"}',
+        '{"name": "lamp", "arguments": {"on": NaN}}',
+        '{"name": "lamp", "arguments": [-Infinity]}',
+        '{"name": "lamp", "arguments": {"on": 1e999}}',
+        '{"name": "lamp", "arguments": ' + "[" * 100_000,
         "",
     ],
 )

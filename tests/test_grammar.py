@@ -162,14 +162,19 @@ REFUSED = [
     ({"enum": 5}, "enum: expected a list of at least one, found 5"),
     ({"enum": []}, r"enum: expected a list of at least one, found \[\]"),
     ({"anyOf": []}, r"anyOf: expected a list of at least one, found \[\]"),
-    ({"type": []}, r"type: expected at least one, found \[\]"),
+    ({"type": []}, r"type: expected one of null, .*, string or a list of them, found \[\]"),
+    ({"type": [[]]}, r"type: expected one of .*, found \[\[\]\]"),
+    ({"type": ["string", {}]}, "type: expected one of .*, found "),
+    ({"type": "colour"}, 'type: expected one of .*, found "colour"'),
+    (an_object({"a": {}}, required=[{}]), r"required: expected a list of names, found \[{}\]"),
+    ({"required": [[]]}, r"required: expected a list of names, found \[\[\]\]"),
     ({"type": "array", "items": []}, r"items: expected at least one, found \[\]"),
     ({"properties": []}, "properties: expected an object"),
     ({"properties": {"": {"type": "null"}}}, "without empty names"),
     ({"properties": {"a": True}}, "properties.a: expected a JSON schema, found true"),
     ({"$ref": "https://example.com/schema.json"}, r"\$ref: expected a reference inside the schema"),
-    ({"$ref": "#/nowhere"}, "cannot be honoured: .*nowhere"),
-    ({"type": "colour"}, "cannot be honoured: .*colour"),
+    ({"$ref": "#/$defs/nowhere"}, "cannot be honoured: .*nowhere"),
+    ({"properties": {"a": {"const": {"type": [[]]}}, "b": {"$ref": "#/properties/a/const"}}}, r"\$ref: expected a"),
 ]
 
 

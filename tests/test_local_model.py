@@ -97,8 +97,13 @@ def test_the_first_chunk_leaves_before_the_last_token_exists(model: LocalModel) 
 
 def test_greedy_answers_repeat_and_a_seed_repeats_a_drawn_one(model: LocalModel) -> None:
     assert ask(model, "hello").text == ask(model, "hello").text
-    drawn = [ask(model, "hello", temperature=1.0, seed=seed).text for seed in (1, 1, 2, -1)]
+    drawn = [ask(model, "hello", temperature=1.0, seed=seed).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**63 - 1])
+def test_every_seed_repeats_an_answer(model: LocalModel, seed: int) -> None:
+    assert len({ask(model, "hello", temperature=1.0, seed=seed).text for _ in range(3)}) == 1
 
 
 def test_an_answer_ends_by_itself(tiny_gguf: Path) -> None:
@@ -416,6 +421,24 @@ def test_a_call_cut_off_by_max_tokens_is_shown_as_the_text_it_is(model: LocalMod
     assert completion.text.startswith("{")
 
 
+NEST = {"type": "array", "minItems": 1, "items": {"$ref": "#/properties/arguments/$defs/n"}}
+ENDLESS = {
+    "type": "object",
+    "$defs": {"n": NEST},
+    "properties": {"a": {"$ref": "#/properties/arguments/$defs/n"}},
+    "required": ["a"],
+}
+
+
+def test_a_call_that_never_stops_nesting_is_text(own_model: LocalModel) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": ENDLESS}}
+    for _ in range(2):
+        completion = ask(own_model, "go", tools=(tool,), tool_choice="required", max_tokens=1800)
+        assert (completion.finish_reason, completion.tool_calls) == ("length", ())
+        assert completion.text.count("[") > 1000
+    assert own_model.broken is None
+
+
 def test_a_json_object_is_one(model: LocalModel) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     assert set(json.loads(ask(model, "hello", response_format=form, max_tokens=100).text)) == {"on"}
@@ -470,6 +493,26 @@ def test_after_two_failures_in_a_row_the_model_is_broken_and_says_why(own_model:
         LocalModelError, match="is broken .*llama_decode.*restart the daemon and see `edge-agent doctor`"
     ):
         ask(own_model, "hello")
+
+
+def test_an_error_that_is_not_llama_cpps_is_one_requests_alone(own_model: LocalModel) -> None:
+    expected = ask(own_model, "hello").text
+    for _ in range(3):  # no client gets this far: the API refuses such a number
+        with pytest.raises(LocalModelError, match="the local model tiny-local failed"):
+            ask(own_model, "another question", max_tokens="many")
+    assert own_model.broken is None
+    assert ask(own_model, "hello").text == expected
+
+
+@pytest.mark.parametrize("n_ctx", [10**8, 2**31, 2**32])
+def test_a_context_larger_than_the_models_is_refused_before_loading(tiny_gguf: Path, n_ctx: int) -> None:
+    with pytest.raises(LocalModelError, match=rf"local.n_ctx: expected at most \d+, .*tiny-local.gguf.*found {n_ctx}"):
+        LocalModel(tiny_gguf, n_ctx=n_ctx)
+
+
+def test_settings_that_need_more_memory_than_there_is_are_named(tiny_gguf: Path) -> None:
+    with pytest.raises(LocalModelError, match=r"not enough memory for local.n_ctx 512 and local.n_batch 2000000000"):
+        LocalModel(tiny_gguf, n_ctx=512, n_batch=2_000_000_000)
 
 
 def test_a_file_llama_cpp_cannot_load_is_named(tmp_path: Path) -> None:
