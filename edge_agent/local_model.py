@@ -152,10 +152,9 @@ class LocalModel:
     def _withdraw(self, job: _Job) -> bool:
         """Take a job out of the queue; False when it runs already."""
         with self._changed:
-            try:
-                self._waiting.remove(job)
-            except ValueError:
+            if job not in self._waiting:
                 return False
+            self._waiting.remove(job)
             return True
 
     def _prompt(self, query: Query) -> list[int]:
@@ -193,7 +192,8 @@ class LocalModel:
                 self._forget()
                 if isinstance(error, _LlamaCppFailed):  # an error of our own is this one request's
                     self._failures += 1
-                    self.broken = str(error) if self._failures >= _FAILURES_UNTIL_BROKEN else None
+                    if self._failures >= _FAILURES_UNTIL_BROKEN:
+                        self.broken = str(error)
                 job.out.put(LocalModelError(f"the local model {self.name} failed: {error}; see `edge-agent doctor`"))
 
     def _answer(self, job: _Job) -> Completion:
@@ -204,12 +204,11 @@ class LocalModel:
         finish_reason, first_token_ms, n_tokens = "length", None, 0
         for token in self._tokens(job, uncertainty):
             n_tokens += 1
-            if first_token_ms is None:
-                first_token_ms = _ms_since(job.started)
+            first_token_ms = first_token_ms or _ms_since(job.started)
             if llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(self._llama.model), token):
                 finish_reason = "stop"
                 break
-            if shown := text.feed(self._piece(token)):
+            if shown := text.feed(bytes(self._llama.detokenize([token]))):
                 job.out.put(Chunk(shown))
             if text.stopped:
                 finish_reason = "stop"
@@ -264,7 +263,6 @@ class LocalModel:
 
     def _prefill(self, job: _Job) -> bool:
         """Evaluate the prompt behind what the context already holds of it; False when cancelled meanwhile."""
-        llama = self._llama
         if job.cancelled.is_set():
             return False
 
@@ -274,7 +272,7 @@ class LocalModel:
             return job.cancelled.is_set()
 
         abort = llama_cpp.ggml_abort_callback(aborts)
-        llama_cpp.llama_set_abort_callback(llama.ctx, abort, None)
+        llama_cpp.llama_set_abort_callback(self._llama.ctx, abort, None)
         try:
             kept = self._keep_prefix(job.prompt)
             self._eval(job.prompt[kept:])
@@ -283,7 +281,7 @@ class LocalModel:
                 raise
             return False
         finally:
-            llama_cpp.llama_set_abort_callback(llama.ctx, llama_cpp.ggml_abort_callback(), None)
+            llama_cpp.llama_set_abort_callback(self._llama.ctx, llama_cpp.ggml_abort_callback(), None)
         return not job.cancelled.is_set()
 
     def _eval(self, tokens: Sequence[int]) -> None:
@@ -298,8 +296,7 @@ class LocalModel:
         held = llama.input_ids[: min(llama.n_tokens, len(prompt) - 1)]
         differs = np.flatnonzero(held != np.asarray(prompt[: len(held)], dtype=held.dtype))
         kept = int(differs[0]) if len(differs) else len(held)
-        memory = llama_cpp.llama_get_memory(llama.ctx)
-        if kept and llama_cpp.llama_memory_seq_rm(memory, 0, kept, -1):
+        if kept and llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llama.ctx), 0, kept, -1):
             llama.n_tokens = kept
             return kept
         self._forget()  # nothing shared, or a recurrent model, which cannot be cut back
@@ -327,9 +324,6 @@ class LocalModel:
         logits = llama_cpp.llama_get_logits_ith(self._llama.ctx, -1)
         return np.ctypeslib.as_array(logits, shape=(self._llama.n_vocab(),))
 
-    def _piece(self, token: int) -> bytes:
-        return bytes(self._llama.detokenize([token]))
-
 
 def default_threads() -> int:
     """One per core this process may use; one fewer on four and more, so that the rest of the device stays alive."""
@@ -344,11 +338,9 @@ def _log_line(level: int, text: bytes, _: Any) -> None:
 
 def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
     llama_cpp.llama_log_set(_log_line, None)
-    trained = _trained_context(path)
-    if trained is not None and n_ctx > trained:
-        raise LocalModelError(
-            f"local.n_ctx: expected at most {trained}, the context {path.name} was trained for, found {n_ctx}; lower it"
-        )
+    most = _trained_context(path)
+    if most is not None and n_ctx > most:
+        raise LocalModelError(f"local.n_ctx: expected at most {most} (all {path.name} knows), found {n_ctx}; lower it")
     try:
         return llama_cpp.Llama(
             str(path),
@@ -364,9 +356,8 @@ def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
             f"{path}: not enough memory for local.n_ctx {n_ctx} and local.n_batch {n_batch}: {error}; lower them"
         ) from error
     except (ValueError, RuntimeError) as error:
-        size = path.stat().st_size if path.exists() else 0
         raise LocalModelError(
-            f"{path}: llama.cpp cannot load this model ({size} bytes): {error};"
+            f"{path}: llama.cpp cannot load this model ({path.stat().st_size if path.exists() else 0} bytes): {error};"
             " check the file with `edge-agent doctor` or fetch it again with `edge-agent pull`"
         ) from error
 
