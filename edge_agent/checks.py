@@ -306,7 +306,10 @@ def _daemon_cloud(cloud: Mapping[str, Any]) -> Check:
         fix = "set it where the daemon starts (a service: /etc/edge-agent/environment) and restart the daemon"
         return Check("daemon.cloud", "warn" if wanted else "ok", f"local only: {problem}", fix if wanted else "")
     if last := cloud.get("last_error"):
-        fix = "see the check cloud above; the local model answers meanwhile, and such answers are marked degraded"
+        fix = (
+            f"see the check cloud above, if this shell has the daemon's settings ({cloud.get('base_url')});"
+            " meanwhile the local model answers, and such answers are marked degraded"
+        )
         return Check("daemon.cloud", "warn", f"the last request failed: {last}", fix)
     return Check(
         "daemon.cloud", "ok", f"{cloud.get('model')} at {cloud.get('base_url')}, breaker {cloud.get('breaker')}"

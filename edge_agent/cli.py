@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-agent", message="%(prog)s %(version)s")
 def cli() -> None:
     """A local model that answers, and asks the cloud when that is better.
 
@@ -333,8 +335,6 @@ def pull(name: str | None, list_only: bool, as_json: bool, config: str | None) -
 @_json_option
 def version(as_json: bool) -> None:
     """The version of edge-agent."""
-    from edge_agent import __version__
-
     _print({"version": __version__}, as_json, lambda: [f"edge-agent {__version__}"])
 
 

@@ -44,7 +44,7 @@ class Server:
 @dataclass(frozen=True, slots=True)
 class Local:
     model: str = _key("qwen2.5-coder-0.5b", "a name from `edge-agent pull --list`, or the path of a GGUF file")
-    n_ctx: int = _key(4096, "context window in tokens, question and answer together", 256, 1 << 24)
+    n_ctx: int = _key(4096, "context window in tokens, question and answer; at most what the model knows", 256, 1 << 24)
     n_threads: int = _key(0, "threads for generation; 0: one per core, minus one on four cores and more", 0, 1024)
     n_batch: int = _key(256, "prompt tokens evaluated at a time; smaller needs less memory", 8, 1 << 16)
     max_tokens: int = _key(1024, "longest answer when the client names no max_tokens", 1, 1 << 24)

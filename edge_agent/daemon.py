@@ -95,6 +95,16 @@ class Daemon:
             stack.callback(self.server.close)
             self._stack = stack.pop_all()
 
+    @property
+    def tcp_url(self) -> str | None:
+        """Where TCP clients connect, with the token; None when only the Unix socket listens."""
+        return f"http://{self._config.tcp.host}:{self._config.tcp.port}/v1" if self._config.tcp.port else None
+
+    def no_cloud(self) -> str:
+        """Why there is no cloud, in words that name the variable when it is the key."""
+        name = f" ({self._config.cloud.api_key_env})" if self.cloud == "cloud_no_key" else ""
+        return REASONS[str(self.cloud)] + name
+
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then finish the running answers and close everything in order."""
         server = self._config.server
@@ -151,7 +161,7 @@ class Daemon:
             "uptime_s": round(time.monotonic() - self._started, 1),
             "config": config.source,
             "socket": str(self.unix.path),
-            "tcp": f"{config.tcp.host}:{config.tcp.port}" if config.tcp.port else None,
+            "tcp": self.tcp_url,
             "local": {
                 "model": self.local.name,
                 "n_ctx": self.local.n_ctx,
@@ -224,6 +234,7 @@ class _DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
+        _LOGGER.info("stopping; running answers have %g s to end, Ctrl-C stops them now", self._drain_s)
         asyncio.get_running_loop().call_later(self._drain_s, self._stop)
         await super().shutdown(sockets)
 
@@ -282,7 +293,7 @@ def greeting(daemon: Daemon) -> str:
     asks = (
         f"{cloud.model} at {cloud.base_url}"
         if isinstance(cloud, CloudModel)
-        else f"none: {REASONS[cloud]}; everything stays local"
+        else f"none: {daemon.no_cloud()}; everything stays local"
     )
     lines = {
         "local model": f"{daemon.local.name} (loaded in {daemon.load_s:.1f} s)",
@@ -290,8 +301,9 @@ def greeting(daemon: Daemon) -> str:
         "router": f"{router.version}" if router else f"none: {daemon.router_error}",
         "log": str(daemon.log.path),
         "socket": str(daemon.unix.path),
+        "tcp": daemon.tcp_url,
     }
-    shown = "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
+    shown = "\n".join(f"  {name:<12} {value}" for name, value in lines.items() if value)
     return f"edge-agent is ready\n{shown}\n\nIn another shell:  {command} chat{option}\nStop with Ctrl-C.\n"
 
 
@@ -324,7 +336,8 @@ def set_up_logging(level: str, form: str) -> None:
     text = _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("uvicorn", "uvicorn.error", "urllib3", "asyncio"):
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of the tasks that stopping cancels
+    for noisy in ("uvicorn", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     if level != "debug":
         logging.getLogger("llama.cpp").setLevel(logging.ERROR)

@@ -115,8 +115,8 @@ def _comparison(info: Mapping[str, Any]) -> str:
     score, threshold = info.get("score"), info.get("threshold")
     if score is None or threshold is None:
         return ""
-    # Two digits may show 0.42 on both sides; the sign is that of the exact numbers.
-    return f"{score:.2f} {'<' if score < threshold else '>='} {threshold:.2f}"
+    digits = 2 if f"{score:.2f}" != f"{threshold:.2f}" or score == threshold else 4
+    return f"{score:.{digits}f} {'<' if score < threshold else '>='} {threshold:.{digits}f}"
 
 
 def _words(name: object) -> str:

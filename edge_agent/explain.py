@@ -202,7 +202,7 @@ def _next(row: Row) -> Iterator[str]:
     if row["score"] is not None and reason in SCORED:
         direction = "higher sends less" if row["route"] == "cloud" else "lower sends more"
         yield f"router.threshold in the settings moves the line: {direction} to the cloud"
-    yield f"edge-agent logs show {row['id']} --json    has every column"
+    yield f"edge-agent logs show {row['id']} --json    has every column, the whole question and the answer"
 
 
 def _local_time(utc: str) -> str:

@@ -76,6 +76,15 @@ def check_gguf(path: Path) -> GgufFacts:
     return facts
 
 
+def context_length(path: Path) -> int | None:
+    """Tokens the model was trained on, by the header; None when it does not say or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return _Header(stream, os.fstat(stream.fileno()).st_size).context_length()
+    except (OSError, _Broken):
+        return None
+
+
 _NEXT = "download it again (`edge-agent pull --list` names the models that come verified)"
 
 
@@ -84,30 +93,48 @@ class _Header:
 
     def __init__(self, stream: BinaryIO, size_bytes: int) -> None:
         self.stream, self.size_bytes, self.position = stream, size_bytes, 0
-        self.alignment = 32
+        self.version, self.alignment = 0, 32
+
+    def context_length(self) -> int | None:
+        """The value of the first key that ends in .context_length; what comes behind it is not read."""
+        _, keys = self._begin()
+        for _ in range(keys):
+            key, kind = self._key()
+            if key.endswith(b".context_length") and kind == UINT32:
+                return self._uint32()
+            self._skip_value(kind)
+        return None
 
     def facts(self) -> GgufFacts:
-        magic = self.stream.read(4)
-        if magic != b"GGUF":
-            raise _Broken(f"expected a file that begins with GGUF, found {magic!r}")
-        self.position = 4
-        version = self._uint32()
-        if version not in VERSIONS:
-            raise _Broken(f"expected GGUF version 2 or 3, found {_version_in_words(version)}")
-        tensors, keys = self._count("tensors"), self._count("keys")
+        tensors, keys = self._begin()
         for _ in range(keys):
             self._key_value()
         if not tensors:
             raise _Broken("expected a model, found a GGUF without tensors")
         data_bytes = max(self._tensor_end() for _ in range(tensors))
         start = -(-self.position // self.alignment) * self.alignment
-        return GgufFacts(version, tensors, start + data_bytes)
+        return GgufFacts(self.version, tensors, start + data_bytes)
 
-    def _key_value(self) -> None:
+    def _begin(self) -> tuple[int, int]:
+        """Numbers of tensors and keys."""
+        magic = self.stream.read(4)
+        if magic != b"GGUF":
+            raise _Broken(f"expected a file that begins with GGUF, found {magic!r}")
+        self.position = 4
+        self.version = self._uint32()
+        if self.version not in VERSIONS:
+            raise _Broken(f"expected GGUF version 2 or 3, found {_version_in_words(self.version)}")
+        return self._count("tensors"), self._count("keys")
+
+    def _key(self) -> tuple[bytes, int]:
+        """A key and the type of its value."""
         length = self._uint64()
         if length > MAX_KEY_BYTES:
             raise self._broken(f"a key of {length:,} bytes")
-        key, kind = self._read(length), self._uint32()
+        return self._read(length), self._uint32()
+
+    def _key_value(self) -> None:
+        key, kind = self._key()
         if key == b"general.alignment" and kind == UINT32:
             self.alignment = self._uint32()
             if not 0 < self.alignment <= 1 << 20:

@@ -5,7 +5,6 @@ One engine thread owns the Llama: it serves one answer at a time, the others wai
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import queue
@@ -24,6 +23,7 @@ from edge_agent.answer_text import AnswerText, parse_tool_calls
 from edge_agent.chat_template import ChatTemplate
 from edge_agent.confidence import TokenUncertainty
 from edge_agent.errors import Busy, EdgeAgentError, LocalModelError, RequestError
+from edge_agent.gguf_file import context_length
 from edge_agent.grammar import answer_prefix, grammar_for
 from edge_agent.llama_runtime import llama_cpp
 from edge_agent.token_sampler import TokenSampler, init_grammar
@@ -338,9 +338,10 @@ def _log_line(level: int, text: bytes, _: Any) -> None:
 
 def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
     llama_cpp.llama_log_set(_log_line, None)
-    most = _trained_context(path)
-    if most is not None and n_ctx > most:
-        raise LocalModelError(f"local.n_ctx: expected at most {most} (all {path.name} knows), found {n_ctx}; lower it")
+    trained = context_length(path)
+    if trained is not None and n_ctx > trained:
+        _LOGGER.warning("local.n_ctx is %d, %s was trained on %d: so many are used", n_ctx, path.name, trained)
+        n_ctx = trained
     try:
         return llama_cpp.Llama(
             str(path),
@@ -360,20 +361,6 @@ def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
             f"{path}: llama.cpp cannot load this model ({path.stat().st_size if path.exists() else 0} bytes): {error};"
             " check the file with `edge-agent doctor` or fetch it again with `edge-agent pull`"
         ) from error
-
-
-def _trained_context(path: Path) -> int | None:
-    """Tokens by the file's metadata, no weight read; None when it does not say."""
-    parameters = llama_cpp.llama_model_default_params()
-    parameters.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
-    if not model:
-        return None
-    value = ctypes.create_string_buffer(128)
-    llama_cpp.llama_model_meta_val_str(model, b"general.architecture", value, len(value))
-    llama_cpp.llama_model_meta_val_str(model, value.value + b".context_length", value, len(value))
-    llama_cpp.llama_model_free(model)
-    return int(value.value) if value.value.isdigit() else None
 
 
 def _chat_template(llama: Any, path: Path) -> ChatTemplate:

@@ -32,7 +32,7 @@ HIGH = {"route": "cloud", "reason": "above_threshold", "score": 0.42, "threshold
     ("info", "line"),
     [
         (LOW, "local · below threshold · 0.12 < 0.42"),
-        (LOW | {"score": 0.419}, "local · below threshold · 0.42 < 0.42"),
+        (LOW | {"score": 0.419}, "local · below threshold · 0.4190 < 0.4200"),
         (LOW | {"score": None}, "local · below threshold"),
         (HIGH, "cloud · above threshold · 0.42 >= 0.42"),
         (LOW | {"degraded": "cloud_rejected"}, "local · below threshold · 0.12 < 0.42 · degraded: cloud rejected"),

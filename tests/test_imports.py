@@ -30,7 +30,7 @@ DEVICE = {
     "grammar": "answer_text json_schema",
     "chat_template": "",
     "token_sampler": "llama_runtime",
-    "local_model": "answer_text chat_template confidence grammar llama_runtime token_sampler",
+    "local_model": "answer_text chat_template confidence grammar llama_runtime token_sampler gguf_file",
     "model_store": "gguf_file model_sources",
     "cloud_http": "cloud_failure",
     "cloud_stream": "cloud_failure",

@@ -486,10 +486,10 @@ def test_an_error_that_is_not_llama_cpps_is_one_requests_alone(own_model: LocalM
     assert ask(own_model, "hello").text == expected
 
 
-@pytest.mark.parametrize("n_ctx", [10**8, 2**31, 2**32])
-def test_a_context_larger_than_the_models_is_refused_before_loading(tiny_gguf: Path, n_ctx: int) -> None:
-    with pytest.raises(LocalModelError, match=rf"local.n_ctx: expected at most 2048 .*tiny-local.gguf.*found {n_ctx}"):
-        LocalModel(tiny_gguf, n_ctx=n_ctx)
+def test_a_context_larger_than_the_models_becomes_the_models(tiny_gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = LocalModel(tiny_gguf, n_ctx=10**8, n_threads=1)
+    assert model.n_ctx == 2048 and "was trained on 2048" in caplog.text
+    model.close()
 
 
 def test_settings_that_need_more_memory_than_there_is_are_named(tiny_gguf: Path) -> None:
