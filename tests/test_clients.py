@@ -249,7 +249,8 @@ def reader(daemon: DaemonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Someone who follows the page: their environment; returns the page's text with the port of our daemon."""
     (tmp_path / "edge-agent.sock").symlink_to(daemon.socket)
     (tmp_path / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")  # an error status is an exit code
-    given = {"SOCKET": tmp_path / "edge-agent.sock", "CURL_HOME": tmp_path, "LLM_USER_PATH": tmp_path, "EDGE_AGENT_TOKEN": TOKEN}
+    given: dict[str, object] = {"CURL_HOME": tmp_path, "LLM_USER_PATH": tmp_path, "EDGE_AGENT_TOKEN": TOKEN}
+    given["SOCKET"] = tmp_path / "edge-agent.sock"
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)

@@ -67,7 +67,7 @@ def ask(device: DaemonProcess, text: str, model: str = "auto") -> dict[str, Any]
         model=model, messages=[{"role": "user", "content": text}], stream=True, max_tokens=16
     )
     chunks = list(stream)
-    told = [chunk.model_extra["edge_agent"] for chunk in chunks if chunk.model_extra and "edge_agent" in chunk.model_extra]
+    told = [chunk.model_extra["edge_agent"] for chunk in chunks if "edge_agent" in (chunk.model_extra or {})]
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     return {"text": text, "chunks": len(chunks), **told[-1]}
 
