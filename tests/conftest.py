@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,11 @@ from tests.tiny_gguf import make_tiny_gguf
 from tests.tiny_router import make_tiny_router
 
 StartDaemon = Callable[..., DaemonProcess]
+
+
+def pytest_configure() -> None:
+    """A job in the background is started with SIGINT ignored, and so would be all it starts: no Ctrl-C to test."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_e14_rivals() -> None:
 
 
 def test_rouge_l_is_the_longest_common_subsequence() -> None:
-    assert rouge_l("the cat sat".split(), "the dog sat".split()) == close(2 / 3)
+    assert rouge_l(["the", "cat", "sat"], ["the", "dog", "sat"]) == close(2 / 3)
     assert (rouge_l([], []), rouge_l(["a"], [])) == (1.0, 0.0)
 
 

@@ -1,0 +1,135 @@
+"""The sampler against the model asked one answer at a time, and the draws against their distribution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import LocalModelError
+from edge_agent.llama_runtime import llama_cpp
+from edge_agent.training.sampling import LlamaSampler, Prompt, Sample, SamplingSettings
+from edge_agent.training.token_draws import draw, entropies
+
+TEXTS = ["the sea is", "the sea was very", "bread and", "the sea is wide and"]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_gguf: Path) -> llama_cpp.Llama:
+    return llama_cpp.Llama(str(tiny_gguf), n_ctx=512, n_threads=1, verbose=False)
+
+
+def tokens(llama: llama_cpp.Llama, text: str) -> tuple[int, ...]:
+    return tuple(llama.tokenize(text.encode(), add_bos=False, special=True))
+
+
+def sampled(gguf: Path, prompts: list[Prompt], settings: SamplingSettings, rows: int = 9) -> dict[str, Sample]:
+    sampler = LlamaSampler(gguf, name="tiny", rows=rows, n_ctx=1024, n_threads=1)
+    found = {sample.query_id: sample for sample in sampler.sample(prompts, settings)}
+    sampler.close()
+    return found
+
+
+def greedy(llama: llama_cpp.Llama, prompt: tuple[int, ...], n: int) -> tuple[str, list[float], list[float]]:
+    """One answer, one token at a time: text, log-probabilities and entropies in float64."""
+    llama.reset()
+    llama.eval(list(prompt))
+    ids, logprobs, found = [], [], []
+    for _ in range(n):
+        raw = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), (llama.n_vocab(),))
+        logits = raw.astype(np.float64)
+        log_p = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        ids.append(int(log_p.argmax()))
+        logprobs.append(float(log_p[ids[-1]]))
+        found.append(float(-(np.exp(log_p) * log_p).sum()))
+        llama.eval(ids[-1:])
+    return llama.detokenize(ids).decode().strip(), logprobs, found
+
+
+def test_the_near_greedy_answer_is_the_models_own(tiny_gguf: Path, llama: llama_cpp.Llama) -> None:
+    prompts = [Prompt(text, tokens(llama, text), max_tokens=12) for text in TEXTS]
+    found = sampled(tiny_gguf, prompts, SamplingSettings(n=2, seed=1))
+    assert set(found) == set(TEXTS)
+    for prompt in prompts:
+        text, logprobs, expected = greedy(llama, prompt.tokens, 12)
+        sample = found[prompt.query_id]
+        assert sample.generations[0].text == text
+        assert sample.logprobs == pytest.approx(logprobs, abs=0.02)
+        assert sample.entropies == pytest.approx(expected, abs=0.02)
+        assert sample.generations[0].log_likelihood == pytest.approx(np.mean(logprobs), abs=0.01)
+
+
+def test_every_answer_is_counted_capped_and_numbered(tiny_gguf: Path, llama: llama_cpp.Llama) -> None:
+    prompt = Prompt("q", tokens(llama, "hello"), max_tokens=5)
+    sample = sampled(tiny_gguf, [prompt], SamplingSettings(n=8))["q"]
+    assert [g.index for g in sample.generations] == list(range(9))
+    for generation in sample.generations:
+        assert generation.n_tokens <= 5 and generation.log_likelihood <= 0
+        assert generation.finish_reason == ("length" if generation.n_tokens == 5 else "stop")
+    assert len({g.text for g in sample.generations}) > 1
+    assert sample.hidden_state.shape == (64,) and np.isfinite(sample.hidden_state).all()
+
+
+def test_what_was_sampled_before_does_not_change_the_greedy_answer(tiny_gguf: Path, llama: llama_cpp.Llama) -> None:
+    prompts = [Prompt(text, tokens(llama, text), max_tokens=10) for text in TEXTS]
+    together = sampled(tiny_gguf, prompts, SamplingSettings(n=2))
+    for prompt in prompts:
+        alone = sampled(tiny_gguf, [prompt], SamplingSettings(n=2))[prompt.query_id]
+        assert alone.generations[0].text == together[prompt.query_id].generations[0].text
+
+
+def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(tiny_gguf: Path, llama: llama_cpp.Llama) -> None:
+    text, _, _ = greedy(llama, tokens(llama, TEXTS[0]), 12)
+    stop = text[4]
+    sample = sampled(tiny_gguf, [Prompt("q", tokens(llama, TEXTS[0]), 12, stop)], SamplingSettings(n=1))["q"]
+    assert sample.generations[0].finish_reason == "stop"
+    assert sample.generations[0].text == text.partition(stop)[0].strip()
+
+
+def test_the_same_seed_draws_the_same_answers(tiny_gguf: Path, llama: llama_cpp.Llama) -> None:
+    prompt = [Prompt("q", tokens(llama, "hello"), 8)]
+    one, same, other = (
+        [g.text for g in sampled(tiny_gguf, prompt, SamplingSettings(n=5, seed=seed))["q"].generations]
+        for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_too_few_rows_are_refused(tiny_gguf: Path) -> None:
+    with pytest.raises(ValueError, match="rows: expected at least 11, found 4"):
+        sampled(tiny_gguf, [Prompt("q", (1, 2))], SamplingSettings(), rows=4)
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"GGUF nonsense")
+    with pytest.raises(LocalModelError, match=r"no.gguf: llama.cpp cannot load"):
+        LlamaSampler(tmp_path / "no.gguf", name="no")
+
+
+def shares(logits: np.ndarray, temperature: float, top_p: float = 1.0, n: int = 20_000) -> np.ndarray:
+    rows = np.repeat(logits[None, :].astype(np.float32), n, axis=0)
+    draws = draw(rows, np.random.default_rng(0), temperature=np.full(n, temperature, np.float32), top_p=top_p)
+    return np.bincount(draws.tokens, minlength=len(logits)) / n
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_heated_distribution(temperature: float) -> None:
+    logits = np.random.default_rng(3).normal(size=1200) * 3  # more than one block of the cumulated weights
+    heated = np.exp((logits - logits.max()) / temperature)
+    expected = heated / heated.sum()
+    likely = expected > 0.01
+    assert shares(logits, temperature)[likely] == pytest.approx(expected[likely], abs=0.012)
+
+
+def test_top_p_draws_from_the_smallest_set_that_holds_the_mass() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    assert shares(logits, 1.0, top_p=0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+    assert shares(logits, 1.0, top_p=0.4) == pytest.approx([1, 0, 0, 0])
+
+
+def test_temperature_zero_is_the_likeliest_and_logprobs_are_the_models() -> None:
+    logits = np.log(np.array([[0.1, 0.7, 0.2]], dtype=np.float32))
+    draws = draw(logits, np.random.default_rng(0), temperature=np.zeros(1, np.float32))
+    assert draws.tokens.tolist() == [1] and draws.logprobs[0] == pytest.approx(np.log(0.7), abs=1e-6)
+    assert entropies(logits)[0] == pytest.approx(-sum(p * np.log(p) for p in (0.1, 0.7, 0.2)), abs=1e-6)
