@@ -133,4 +133,4 @@ def test_when_the_cloud_dies_the_local_model_answers_and_everybody_is_told(
     rows = json.loads(edge_agent(device, "logs", "--limit", "2", "--json"))
     assert [row["degraded"] for row in rows] == ["cloud_unavailable", "cloud_unavailable"]
     listed = edge_agent(device, "logs")
-    assert "asked_cloud" in listed and "asked_local" in listed
+    assert "asked cloud (cloud unavailable)" in listed and "asked local" in listed
