@@ -125,7 +125,8 @@ class Agent:
 
         :raises EdgeAgentError: when there is no answer or it broke off; the row says so.
         """
-        started, shown = time.perf_counter(), []  # type: ignore[var-annotated]
+        started = time.perf_counter()
+        shown: list[str] = []
         exchange = Exchange(query, Decision(None, "unanswerable"))
         try:
             plan = self.plan(query)
@@ -162,10 +163,10 @@ class Agent:
 
     def _broken_off(self, decision: Decision, shown: list[str]) -> Completion | None:
         """What the client saw of an answer that broke off; None when that is nothing."""
-        model = self._cloud if decision.route == "cloud" else self._local
-        return (
-            Completion("".join(shown), model.name if not isinstance(model, str) else model, "error") if shown else None
-        )
+        if not shown:
+            return None
+        model = self._local if decision.route == "local" or isinstance(self._cloud, str) else self._cloud
+        return Completion("".join(shown), model.name, "error")
 
     def _cloud_problem(self) -> str | None:
         if isinstance(self._cloud, str):

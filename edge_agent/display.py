@@ -77,11 +77,6 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def decision_line(info: Mapping[str, Any]) -> str:
-    """`local · below threshold · 0.12 < 0.42`, from an `edge_agent` object, a decision or a row."""
-    return " · ".join(_decision_parts(info))
-
-
 def answer_line(info: Mapping[str, Any], finish_reason: str | None) -> str:
     """What is worth knowing after an answer: the decision, the time, and whether the text was cut."""
     parts = _decision_parts(info)

@@ -12,7 +12,6 @@ EdgeAgentError                    caught once in server (an OpenAI error body) a
  +- RequestError                  the client sent something else than the documented format
  +- LogError                      the decision log cannot be read or written
  +- DaemonError                   no daemon listens, or another one already does
- +- SyncError                     keep the cursor, try again later
 """
 
 
@@ -112,10 +111,3 @@ class DaemonError(EdgeAgentError):
 
     code = "daemon_error"
     exit_code = 4
-
-
-class SyncError(EdgeAgentError):
-    """The log could not be delivered: keep the cursor, try again later."""
-
-    code = "sync_error"
-    exit_code = 75

@@ -13,7 +13,6 @@ from edge_agent.display import (
     Console,
     answer_line,
     check_lines,
-    decision_line,
     first_words,
     log_lines,
     short_ids,
@@ -45,7 +44,7 @@ HIGH = {"route": "cloud", "reason": "above_threshold", "score": 0.42, "threshold
     ],
 )
 def test_a_decision_is_a_line_of_what_is_known(info: dict[str, Any], line: str) -> None:
-    assert decision_line(info) == line
+    assert answer_line(info, None) == line
 
 
 @pytest.mark.parametrize(

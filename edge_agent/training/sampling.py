@@ -1,7 +1,4 @@
-"""Samples a model's answers: one near-greedy and n drawn ones per prompt. Clusters nothing, grades nothing.
-
-Two samplers with one method, `sample(prompts)`: llama.cpp in this process, and any OpenAI-compatible server.
-"""
+"""Samples a model's answers: one near-greedy and n drawn ones per prompt. Clusters nothing, grades nothing."""
 
 from __future__ import annotations
 
@@ -70,7 +67,7 @@ class Sample:
     entropies: npt.NDArray[np.float16]
     """(n_tokens,) of the near-greedy answer, nats."""
     hidden_state: npt.NDArray[np.float16]
-    """(n_embd,) last hidden state at the prompt's last token; empty for a model behind a server."""
+    """(n_embd,) last hidden state at the prompt's last token."""
     n_prompt_tokens: int = 0
 
 
