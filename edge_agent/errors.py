@@ -11,6 +11,9 @@ EdgeAgentError                    caught once in server (an OpenAI error body) a
  |   +- CloudRejected             it will say no again: do not retry, tell the operator
  +- RequestError                  the client sent something else than the documented format
  +- LogError                      the decision log cannot be read or written
+ +- BatchError                    a batch of log rows is not what its header or the format says
+ +- SyncError                     rows could not be handed over now: keep the position, try again later
+ |   +- SyncRefused               the destination will say no again: somebody has to mend something
  +- DaemonError                   no daemon listens, or another one already does
 """
 
@@ -104,6 +107,27 @@ class LogError(EdgeAgentError):
     """The decision log cannot be opened, read or written."""
 
     code = "log_error"
+
+
+class BatchError(EdgeAgentError):
+    """A batch of log rows is truncated, damaged, or of another format."""
+
+    code = "bad_batch"
+    status = 400
+
+
+class SyncError(EdgeAgentError):
+    """The destination could not take the rows now; the position stays and the next run tries again."""
+
+    code = "sync_unavailable"
+    exit_code = 75
+
+
+class SyncRefused(SyncError):
+    """The destination refuses for good (token, size, conflict): trying again changes nothing."""
+
+    code = "sync_refused"
+    exit_code = 1
 
 
 class DaemonError(EdgeAgentError):

@@ -20,7 +20,7 @@ DEVICE = {
     # values, and files read for their own sake
     "__init__": "", "types": "", "errors": "", "answer_text": "", "board": "", "breaker": "", "cloud_failure": "",
     "config": "", "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
-    "listeners": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "", "policy": "",
+    "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "", "policy": "",
     "progress": "", "text_features": "", "wire": "", "wire_request": "",
     # the router
     "router_card": "onnx_file",
