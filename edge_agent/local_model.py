@@ -74,7 +74,7 @@ class LocalModel:
         self.n_threads = n_threads or default_threads()
         self._llama = _load(path, n_ctx, self.n_threads, n_batch)
         self.n_ctx = min(n_ctx, self._llama.n_ctx())
-        self._template = _chat_template(self._llama, path)
+        self._template = chat_template(self._llama.model, path)
         self._max_tokens, self._temperature, self._top_p, self._top_k = max_tokens, temperature, top_p, top_k
         self._max_waiting = max_waiting
         self._waiting: deque[_Job] = deque()
@@ -363,22 +363,29 @@ def _load(path: Path, n_ctx: int, n_threads: int, n_batch: int) -> Any:
         ) from error
 
 
-def _chat_template(llama: Any, path: Path) -> ChatTemplate:
-    source = llama.metadata.get("tokenizer.chat_template")
+def chat_template(model: Any, path: Path) -> ChatTemplate:
+    """The template in a loaded model's file, with the model's own tokenizer.
+
+    :param model: llama.cpp's `llama_model *`.
+    :raises LocalModelError: when the file has none.
+    """
+    source = llama_cpp.llama_model_chat_template(model, None)
     if not source:
         raise LocalModelError(f"{path}: the GGUF has no tokenizer.chat_template; choose an instruct model")
-    vocab = llama_cpp.llama_model_get_vocab(llama.model)
+    vocab = llama_cpp.llama_model_get_vocab(model)
 
     def text_of(token: int) -> str:
         return llama_cpp.llama_vocab_get_text(vocab, token).decode() if token >= 0 else ""
 
     def tokenize(text: str, special: bool) -> list[int]:
-        return list(llama.tokenize(text.encode("utf-8", "replace"), add_bos=False, special=special))
+        data = text.encode("utf-8", "replace")
+        tokens = (llama_cpp.llama_token * (len(data) + 1))()  # no token is shorter than a byte
+        n = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, len(tokens), False, special)
+        return list(tokens[:n])
 
+    bos, eos = llama_cpp.llama_vocab_bos(vocab), llama_cpp.llama_vocab_eos(vocab)
     add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab))
-    return ChatTemplate(
-        source, tokenize, bos=text_of(llama.token_bos()), eos=text_of(llama.token_eos()), add_bos=add_bos
-    )
+    return ChatTemplate(source.decode(), tokenize, bos=text_of(bos), eos=text_of(eos), add_bos=add_bos)
 
 
 def _ms_since(started: float) -> float:

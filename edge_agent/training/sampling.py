@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ import numpy.typing as npt
 
 from edge_agent.errors import LocalModelError
 from edge_agent.llama_runtime import llama_cpp
-from edge_agent.training.token_draws import draw, entropies
+from edge_agent.local_model import chat_template
+from edge_agent.training.token_draws import Floats, draw, entropies
+from edge_agent.types import Message
 
 _BATCH = 512
 
@@ -33,8 +36,8 @@ class SamplingSettings:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     query_id: str
-    tokens: tuple[int, ...]
-    """The rendered prompt; prompts that follow each other and share a beginning share its evaluation."""
+    messages: tuple[Message, ...]
+    """The conversation to answer; prompts that follow each other and share a beginning share its evaluation."""
     max_tokens: int = 64
     stop: str | None = None
     """Ends the answer where it first appears, such as a line's end; it is not part of the text."""
@@ -72,18 +75,25 @@ class Sample:
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
-    """One answer under way, in one sequence of the context."""
+class _Answer:
+    """One answer under way."""
 
-    query: _Query
     generation: Generation
-    max_tokens: int
-    sequence: int
-    position: int
-    token: int = -1
     data: bytes = b""
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """Answers that are the same up to now: one sequence of the context stands for all of them."""
+
+    query: _Query
+    sequence: int
+    position: int
+    answers: list[_Answer]
+    token: int = -1
+    """The next one to evaluate."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,22 +101,26 @@ class _Query:
     """A prompt whose answers are under way."""
 
     prompt: Prompt
+    tokens: tuple[int, ...]
+    rng: np.random.Generator
     hidden_state: npt.NDArray[np.float16]
-    rows: list[_Row] = field(default_factory=list)
-    ended: list[_Row] = field(default_factory=list)
+    nodes: list[_Node] = field(default_factory=list)
+    ended: list[_Answer] = field(default_factory=list)
 
 
 class LlamaSampler:
     """A GGUF in this process: every decode advances all answers under way by one token.
 
-    Sequence 0 holds the last prompt; the next prompt keeps what it shares with it. An answer starts as a copy of
-    sequence 0, which costs no memory: its cells are shared.
+    Sequence 0 holds the last prompt; the next prompt keeps what it shares with it. The answers to a prompt are a tree:
+    those that are the same up to now are evaluated once, and several tokens are drawn from the one distribution. Where
+    they part, the sequence is copied, which costs no memory: its cells are shared.
 
-    :param rows: answers under way at a time.
-    :raises LocalModelError: when the model cannot be loaded or is recurrent (its state cannot be shared).
+    :param answers: answers under way at a time, 255 at most.
+    :raises LocalModelError: when the model cannot be loaded, is recurrent (its state cannot be shared) or has no chat
+        template.
     """
 
-    def __init__(self, path: Path, *, name: str, rows: int = 33, n_ctx: int = 8192, n_threads: int = 2):
+    def __init__(self, path: Path, *, name: str, answers: int = 220, n_ctx: int = 16384, n_threads: int = 2):
         self.name = name
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
@@ -114,27 +128,33 @@ class LlamaSampler:
         if llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model):
             raise LocalModelError(f"{path}: a recurrent model cannot share a prompt; sample it behind a server instead")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._template = chat_template(self._model, path)
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self._n_embd = int(llama_cpp.llama_model_n_embd(self._model))
-        self._ctx = _new_context(self._model, n_ctx, rows + 1, n_threads)
+        self._n_ctx = n_ctx
+        self._ctx = _new_context(self._model, n_ctx, answers + 1, n_threads)
         self._memory = llama_cpp.llama_get_memory(self._ctx)
         self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
-        self._free = list(range(rows, 0, -1))
+        self._free = list(range(answers, 0, -1))
+        self._most_answers = answers
         self._held: tuple[int, ...] = ()
         """The prompt in sequence 0."""
 
     def sample(self, prompts: Iterable[Prompt], settings: SamplingSettings) -> Iterator[Sample]:
-        """Answers to each prompt, in the order in which they are complete."""
-        waiting, active = deque(prompts), list[_Query]()
-        if settings.n + 1 > len(self._free):
-            raise ValueError(f"rows: expected at least {settings.n + 1}, found {len(self._free)}")
-        rng = np.random.default_rng(settings.seed)
+        """Answers to each prompt, in the order in which they are complete.
+
+        What is drawn for a prompt depends on its query_id, the seed and the model, not on the prompts beside it.
+        """
+        if settings.n + 1 > self._most_answers:
+            raise ValueError(f"answers: expected at least {settings.n + 1}, found {self._most_answers}")
+        waiting = deque(self._tokenized(prompt) for prompt in prompts)
+        active = list[_Query]()
         while waiting or active:
-            while waiting and len(self._free) > settings.n:
-                active.append(self._begin(waiting.popleft(), settings, rng))
-            if rows := [row for query in active for row in query.rows]:
-                self._step(rows, settings, rng)
-            for query in [query for query in active if not query.rows]:
+            while waiting and self._has_room(active, *waiting[0], settings):
+                active.append(self._begin(*waiting.popleft(), settings))
+            if nodes := [node for query in active for node in query.nodes]:
+                self._step(nodes, settings)
+            for query in [query for query in active if not query.nodes]:
                 active.remove(query)
                 yield self._finished(query)
 
@@ -144,80 +164,118 @@ class LlamaSampler:
         llama_cpp.llama_free(self._ctx)
         llama_cpp.llama_model_free(self._model)
 
-    def _begin(self, prompt: Prompt, settings: SamplingSettings, rng: np.random.Generator) -> _Query:
+    def _tokenized(self, prompt: Prompt) -> tuple[Prompt, tuple[int, ...]]:
+        return prompt, tuple(self._template.tokens(prompt.messages))
+
+    def _has_room(
+        self, active: Sequence[_Query], prompt: Prompt, tokens: tuple[int, ...], settings: SamplingSettings
+    ) -> bool:
+        """Whether one more query fits even if no two answers share a token."""
+        cells = len(self._held) + len(tokens) + (settings.n + 1) * prompt.max_tokens
+        if cells > self._n_ctx and not active:
+            raise LocalModelError(
+                f"query {prompt.query_id}: its {len(tokens)} tokens and {settings.n + 1} answers of {prompt.max_tokens}"
+                f" need {cells} cells, the context has {self._n_ctx}; use a larger n_ctx or shorter answers"
+            )
+        answers = settings.n + 1
+        for query in active:
+            left = sum(len(node.answers) for node in query.nodes)
+            answers += left
+            cells += len(query.tokens) + (settings.n + 1) * query.prompt.max_tokens
+        return answers <= self._most_answers and cells <= self._n_ctx
+
+    def _begin(self, prompt: Prompt, tokens: tuple[int, ...], settings: SamplingSettings) -> _Query:
         """Evaluate what the prompt does not share with the last one, and draw every answer's first token from it."""
-        shared = _common_prefix(self._held, prompt.tokens[:-1])
+        shared = _common_prefix(self._held, tokens[:-1])
         llama_cpp.llama_memory_seq_rm(self._memory, 0, shared, -1)
-        last = len(prompt.tokens) - 1
+        last = len(tokens) - 1
         for start in range(shared, last, _BATCH):
-            part = prompt.tokens[start : min(start + _BATCH, last)]
+            part = tokens[start : min(start + _BATCH, last)]
             self._decode([(token, start + i, 0, False) for i, token in enumerate(part)])
         # the hidden state of the last token only: with embeddings on, every token of a batch becomes an output
         llama_cpp.llama_set_embeddings(self._ctx, True)
-        self._decode([(prompt.tokens[last], last, 0, True)])
+        self._decode([(tokens[last], last, 0, True)])
         llama_cpp.llama_set_embeddings(self._ctx, False)
-        self._held = prompt.tokens
+        self._held = tokens
         state = np.ctypeslib.as_array(llama_cpp.llama_get_embeddings_ith(self._ctx, 0), (self._n_embd,))
-        query = _Query(prompt, state.astype(np.float16))
-        for index in range(settings.n + 1):
-            sequence = self._free.pop()
-            llama_cpp.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-            generation = Generation(prompt.query_id, self.name, index)
-            query.rows.append(_Row(query, generation, prompt.max_tokens, sequence, len(prompt.tokens)))
-        self._draw(np.repeat(self._logits(1), settings.n + 1, axis=0), query.rows, settings, rng)
+        rng = np.random.default_rng([settings.seed, zlib.crc32(f"{self.name} {prompt.query_id}".encode())])
+        query = _Query(prompt, tokens, rng, state.astype(np.float16))
+        answers = [_Answer(Generation(prompt.query_id, self.name, index)) for index in range(settings.n + 1)]
+        query.nodes.append(_Node(query, self._copy(0), len(tokens), answers))
+        self._draw(self._logits(1), query.nodes[:], settings)
         return query
 
-    def _step(self, rows: list[_Row], settings: SamplingSettings, rng: np.random.Generator) -> None:
-        self._decode([(row.token, row.position, row.sequence, True) for row in rows])
-        for row in rows:
-            row.position += 1
-        self._draw(self._logits(len(rows)), rows, settings, rng)
+    def _step(self, nodes: list[_Node], settings: SamplingSettings) -> None:
+        for start in range(0, len(nodes), _BATCH):
+            part = nodes[start : start + _BATCH]
+            self._decode([(node.token, node.position, node.sequence, True) for node in part])
+            for node in part:
+                node.position += 1
+            self._draw(self._logits(len(part)), part, settings)
 
-    def _draw(
-        self, logits: npt.NDArray[np.float32], rows: list[_Row], settings: SamplingSettings, rng: np.random.Generator
-    ) -> None:
-        greedy = np.array([row.generation.index == 0 for row in rows])
-        temperature = np.where(greedy, 0.0, settings.temperature).astype(np.float32)
-        draws = draw(logits, rng, temperature=temperature, top_p=settings.top_p)
-        if greedy.any():
-            draws.entropies[greedy] = entropies(logits[greedy])
-        for i, row in enumerate(list(rows)):
-            row.logprobs.append(float(draws.logprobs[i]))
-            row.entropies.append(float(draws.entropies[i]))
-            self._advance(row, int(draws.tokens[i]))
+    def _draw(self, logits: Floats, nodes: Sequence[_Node], settings: SamplingSettings) -> None:
+        """One token for each answer of each node; nodes whose answers part are split."""
+        rows = np.repeat(np.arange(len(nodes)), [len(node.answers) for node in nodes])
+        uniform = np.concatenate([node.query.rng.random(len(node.answers)) for node in nodes])
+        greedy = np.array([answer.generation.index == 0 for node in nodes for answer in node.answers])
+        uniform[greedy] = np.nan
+        draws = draw(logits, uniform, rows=rows, temperature=settings.temperature, top_p=settings.top_p)
+        entropy = dict(zip(rows[greedy], entropies(logits[rows[greedy]]), strict=True))
+        drawn = zip(draws.tokens.tolist(), draws.logprobs.tolist(), strict=True)
+        for row, node in enumerate(nodes):
+            branches: dict[int, list[_Answer]] = {}
+            for answer in node.answers:
+                token, logprob = next(drawn)
+                answer.logprobs.append(logprob)
+                if answer.generation.index == 0:
+                    answer.entropies.append(float(entropy[row]))
+                if self._advance(node.query, answer, token):
+                    branches.setdefault(token, []).append(answer)
+            self._split(node, branches)
 
-    def _advance(self, row: _Row, token: int) -> None:
-        row.token = token
-        row.generation.n_tokens += 1
-        if llama_cpp.llama_vocab_is_eog(self._vocab, token):
-            return self._end(row, "stop")
-        row.data += self._piece(token)
-        stop = row.query.prompt.stop
-        if stop is not None and stop.encode() in row.data:
-            row.data = row.data.partition(stop.encode())[0]
-            return self._end(row, "stop")
-        if row.generation.n_tokens >= row.max_tokens:
-            self._end(row, "length")
+    def _split(self, node: _Node, branches: dict[int, list[_Answer]]) -> None:
+        """The first branch keeps the sequence, each other one gets a copy."""
+        for token, answers in list(branches.items())[1:]:
+            copy = _Node(node.query, self._copy(node.sequence), node.position, answers, token)
+            node.query.nodes.append(copy)
+        if branches:
+            node.token, node.answers = next(iter(branches.items()))
+        else:
+            node.query.nodes.remove(node)
+            llama_cpp.llama_memory_seq_rm(self._memory, node.sequence, -1, -1)
+            self._free.append(node.sequence)
 
-    def _end(self, row: _Row, reason: str) -> None:
-        generation = row.generation
-        generation.text = row.data.decode("utf-8", "replace").strip()
-        generation.log_likelihood = float(np.mean(row.logprobs))
-        generation.finish_reason = reason
-        llama_cpp.llama_memory_seq_rm(self._memory, row.sequence, -1, -1)
-        self._free.append(row.sequence)
-        row.query.rows.remove(row)
-        row.query.ended.append(row)
+    def _copy(self, sequence: int) -> int:
+        copy = self._free.pop()
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence, copy, -1, -1)
+        return copy
+
+    def _advance(self, query: _Query, answer: _Answer, token: int) -> bool:
+        """Whether the answer goes on after this token."""
+        generation, stop = answer.generation, query.prompt.stop
+        generation.n_tokens += 1
+        ended = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        if not ended:
+            answer.data += self._piece(token)
+            if stop is not None and stop.encode() in answer.data:
+                answer.data, ended = answer.data.partition(stop.encode())[0], True
+        if not ended and generation.n_tokens < query.prompt.max_tokens:
+            return True
+        generation.text = answer.data.decode("utf-8", "replace").strip()
+        generation.log_likelihood = float(np.mean(answer.logprobs))
+        generation.finish_reason = "stop" if ended else "length"
+        query.ended.append(answer)
+        return False
 
     def _finished(self, query: _Query) -> Sample:
-        rows = sorted(query.ended, key=lambda row: row.generation.index)
+        answers = sorted(query.ended, key=lambda answer: answer.generation.index)
         return Sample(
             query_id=query.prompt.query_id,
-            generations=[row.generation for row in rows],
-            logprobs=np.array(rows[0].logprobs, dtype=np.float16),
-            entropies=np.array(rows[0].entropies, dtype=np.float16),
+            generations=[answer.generation for answer in answers],
+            logprobs=np.array(answers[0].logprobs, dtype=np.float16),
+            entropies=np.array(answers[0].entropies, dtype=np.float16),
             hidden_state=query.hidden_state,
-            n_prompt_tokens=len(query.prompt.tokens),
+            n_prompt_tokens=len(query.tokens),
         )
 
     def _decode(self, tokens: list[tuple[int, int, int, bool]]) -> None:
@@ -229,9 +287,9 @@ class LlamaSampler:
         batch.n_tokens = len(tokens)
         code = llama_cpp.llama_decode(self._ctx, batch)
         if code != 0:
-            raise LocalModelError(f"{self.name}: llama.cpp failed with {code}; use fewer rows or a larger context")
+            raise LocalModelError(f"{self.name}: llama.cpp failed with {code}; use fewer answers or a larger context")
 
-    def _logits(self, rows: int) -> npt.NDArray[np.float32]:
+    def _logits(self, rows: int) -> Floats:
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (rows, self._n_vocab))
 
     def _piece(self, token: int) -> bytes:
@@ -247,7 +305,7 @@ def _new_context(model: Any, n_ctx: int, sequences: int, n_threads: int) -> Any:
     params.n_threads = params.n_threads_batch = n_threads
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
-        raise LocalModelError(f"no memory for a context of {n_ctx} tokens and {sequences} sequences; use fewer rows")
+        raise LocalModelError(f"no memory for a context of {n_ctx} tokens and {sequences} sequences; use fewer answers")
     return context
 
 

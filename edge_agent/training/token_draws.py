@@ -16,33 +16,35 @@ _UNLIKELY = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What was drawn in one step, one value per row."""
-
     tokens: npt.NDArray[np.int64]
-    """(n_rows,)"""
+    """(n_draws,)"""
     logprobs: Floats
-    """(n_rows,) of the drawn token at temperature 1 and top-p 1, in nats: the model's own, whatever was drawn from."""
-    entropies: Floats
-    """(n_rows,) of the whole distribution at temperature 1, in nats; NaN where nobody asked for it."""
+    """(n_draws,) of the drawn token at temperature 1 and top-p 1, in nats: the model's own, whatever was drawn from."""
 
 
-def draw(logits: Floats, rng: np.random.Generator, *, temperature: Floats, top_p: float = 1.0) -> Draws:
-    """One token per row.
+def draw(
+    logits: Floats,
+    uniform: npt.NDArray[np.float64],
+    *,
+    rows: npt.NDArray[np.intp],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Draws:
+    """One token for each number of `uniform`; several may be drawn from one row.
 
     :param logits: (n_rows, n_vocab); not changed.
-    :param temperature: (n_rows,); 0 takes the likeliest token.
+    :param uniform: (n_draws,), in [0, 1); NaN takes the likeliest token.
+    :param rows: (n_draws,) the row of the logits each is drawn from.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
     weights = np.exp(shifted)
     log_total = np.log(weights.sum(axis=1, dtype=np.float32))
-    tokens = shifted.argmax(axis=1)
-    warm = np.flatnonzero(temperature > 0)
+    tokens = shifted.argmax(axis=1)[rows]
+    warm = np.flatnonzero(~np.isnan(uniform))
     if len(warm):
-        heated = weights if np.all(temperature == 1) else np.exp(shifted[warm] / temperature[warm, None])
-        heated = heated[warm] if len(heated) != len(warm) else heated
-        tokens[warm] = _sampled(heated, rng.random(len(warm)), top_p)
-    logprobs = np.take_along_axis(shifted, tokens[:, None], axis=1)[:, 0] - log_total
-    return Draws(tokens, logprobs, np.full(len(logits), np.nan, dtype=np.float32))
+        heated = weights if temperature == 1 else np.exp(shifted / np.float32(temperature))
+        tokens[warm] = _sampled(heated, rows[warm], uniform[warm], top_p)
+    return Draws(tokens, shifted[rows, tokens] - log_total[rows])
 
 
 def entropies(logits: Floats) -> Floats:
@@ -54,24 +56,26 @@ def entropies(logits: Floats) -> Floats:
     return np.maximum(entropy, 0.0)
 
 
-def _sampled(weights: Floats, uniform: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+def _sampled(
+    weights: Floats, rows: npt.NDArray[np.intp], uniform: npt.NDArray[np.float64], top_p: float
+) -> npt.NDArray[np.int64]:
     if top_p >= 1:
-        return _inverse_cdf(weights, uniform)
-    return np.array([_nucleus(row, u, top_p) for row, u in zip(weights, uniform, strict=True)])
+        return _inverse_cdf(weights, rows, uniform)
+    return np.array([_nucleus(weights[row], u, top_p) for row, u in zip(rows, uniform, strict=True)])
 
 
-def _inverse_cdf(weights: Floats, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def _inverse_cdf(
+    weights: Floats, rows: npt.NDArray[np.intp], uniform: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
     """The token at which the cumulated weights reach a share of their sum: in two levels, for speed and precision."""
-    n_rows, n_vocab = weights.shape
-    starts = np.arange(0, n_vocab, _BLOCK)
+    starts = np.arange(0, weights.shape[1], _BLOCK)
     cumulated = np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1, dtype=np.float64)
-    targets = uniform * cumulated[:, -1]
-    tokens = np.empty(n_rows, dtype=np.int64)
-    for row in range(n_rows):
-        block = min(int(np.searchsorted(cumulated[row], targets[row], side="right")), len(starts) - 1)
+    tokens = np.empty(len(rows), dtype=np.int64)
+    for i, (row, target) in enumerate(zip(rows, uniform * cumulated[rows, -1], strict=True)):
+        block = min(int(np.searchsorted(cumulated[row], target, side="right")), len(starts) - 1)
         inside = np.cumsum(weights[row, starts[block] : starts[block] + _BLOCK], dtype=np.float64)
-        rest = targets[row] - (cumulated[row, block - 1] if block else 0.0)
-        tokens[row] = starts[block] + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
+        rest = target - (cumulated[row, block - 1] if block else 0.0)
+        tokens[i] = starts[block] + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
     return tokens
 
 
