@@ -118,7 +118,8 @@ def _unpack(body: bytes, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise BatchError(f"batch: expected gzip, found something else or damaged bytes ({error})") from error
     if len(data) > max_bytes:
-        raise BatchError(f"batch: expected at most {max_bytes} bytes when unpacked, found more; send fewer rows")
+        message = f"batch: expected at most {max_bytes} bytes when unpacked, found more; send fewer rows"
+        raise BatchError(message, code="request_too_large", status=413)
     if not unpacker.eof:
         raise BatchError(f"batch: truncated: {len(body)} bytes are not the whole gzip stream; send it again")
     if unpacker.unused_data:
