@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.training.inbox_rows import answer_of, messages_of, options_of
+from edge_agent.training.inbox_rows import answer_of, messages_of, options_of, text_or_none
 from edge_agent.types import Message
 
 _PAGE = 200
@@ -60,13 +60,13 @@ def _query(read: Read, device_id: str, row: dict[str, Any]) -> InboxQuery:
     return InboxQuery(
         id=row["id"],
         device_id=device_id,
-        created_utc=row.get("created_utc"),
+        created_utc=text_or_none(row.get("created_utc")),
         messages=messages,
         complete=complete,
         options=options_of(row),
-        answer=row.get("answer"),
-        route=row.get("route"),
-        model=row.get("model"),
+        answer=text_or_none(row.get("answer")),
+        route=text_or_none(row.get("route")),
+        model=text_or_none(row.get("model")),
         ratings=_ratings(read, row["id"]),
     )
 

@@ -28,7 +28,7 @@ def filed_row(header: BatchHeader, row: Row) -> Filed | str:
         return f"seq: expected an integer within {header.after_seq + 1}-{header.last_seq}, the batch's own range"
     if header.table == "forgotten":
         return Filed({"exchange_id": row_id, "seq": seq}, row_id)
-    values = {"id": row_id, "seq": seq, "created_utc": _text(row.get("created_utc")), "row": _json(row)}
+    values = {"id": row_id, "seq": seq, "created_utc": text_or_none(row.get("created_utc")), "row": _json(row)}
     return _feedback(row, values) if header.table == "feedback" else _exchange(row, values)
 
 
@@ -44,6 +44,7 @@ def _feedback(row: Mapping[str, Any], values: dict[str, Any]) -> Filed | str:
 def _exchange(row: Mapping[str, Any], values: dict[str, Any]) -> Filed | str:
     try:
         messages = messages_of(row)
+        answer_of(row)
         options_of(row)
     except ValueError as error:
         return str(error)
@@ -70,16 +71,20 @@ def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer_of(row: Mapping[str, Any]) -> Message:
-    """A row's answer as a message."""
+    """A row's answer as a message. :raises ValueError: when its tool calls are something else."""
     wrong = ValueError("tool_calls: expected a JSON list of objects")
-    return Message("assistant", _text(row.get("answer")) or "", _calls(_decoded(row, "tool_calls", wrong, []), wrong))
+    return Message(
+        "assistant", text_or_none(row.get("answer")) or "", _calls(_decoded(row, "tool_calls", wrong, []), wrong)
+    )
 
 
 def _message(item: Any, wrong: ValueError) -> Message:
     if not (isinstance(item, dict) and isinstance(item.get("role"), str) and isinstance(item.get("content"), str)):
         raise wrong
     calls = _calls(item.get("tool_calls") or [], wrong)
-    return Message(item["role"], item["content"], calls, _text(item.get("tool_call_id")), _text(item.get("name")))
+    return Message(
+        item["role"], item["content"], calls, text_or_none(item.get("tool_call_id")), text_or_none(item.get("name"))
+    )
 
 
 def _calls(items: Any, wrong: ValueError) -> tuple[dict[str, Any], ...]:
@@ -107,5 +112,6 @@ def is_id(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and value.isprintable() and value != ""
 
 
-def _text(value: Any) -> str | None:
+def text_or_none(value: Any) -> str | None:
+    """The value if it is a text, made storable."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
