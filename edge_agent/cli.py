@@ -22,8 +22,8 @@ from edge_agent.errors import EdgeAgentError
 if TYPE_CHECKING:
     from edge_agent.client import Client
     from edge_agent.config import Config
-    from edge_agent.decision_log import LogReader
     from edge_agent.display import Console
+    from edge_agent.log_reader import LogReader
     from edge_agent.types import Wish
 
 
@@ -88,7 +88,7 @@ class Where:
         return Path(named) if named else log_path(self.settings())
 
     def log(self) -> LogReader:
-        from edge_agent.decision_log import LogReader
+        from edge_agent.log_reader import LogReader
 
         return LogReader(self.log_file())
 

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, filled by flag > environment > file > default. Knows every key; builds nothing."""
+"""Settings: frozen dataclasses, filled by flag > environment > file > default. Builds nothing."""
 
 from __future__ import annotations
 
@@ -6,119 +6,26 @@ import difflib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from socket import gethostname
+from typing import Any, get_args, get_origin, get_type_hints
 
+from edge_agent.config_keys import CHOICES, Sync
+from edge_agent.config_keys import SECTIONS as SECTIONS
+from edge_agent.config_keys import Config as Config
 from edge_agent.errors import ConfigError
+from edge_agent.log_batches import device_id_of, is_device_id
+from edge_agent.redaction import redactor
 
-
-def _key(default: Any, comment: str, minimum: float | None = None, maximum: float | None = None) -> Any:
-    return field(default=default, metadata={"comment": comment, "minimum": minimum, "maximum": maximum})
-
-
-@dataclass(frozen=True, slots=True)
-class Socket:
-    path: str | None = _key(None, "Unix socket; null: edge-agent.sock in $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR")
-    group: str | None = _key(
-        None, "group that may connect: the socket gets mode 0660 and this group; null: 0600, owner only"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Tcp:
-    port: int | None = _key(None, "also listen on loopback TCP at this port; null: the Unix socket only", 1, 65535)
-    host: str = _key("127.0.0.1", "a loopback address; anything else is refused")
-    token_env: str = _key("EDGE_AGENT_TOKEN", "environment variable that holds the bearer token TCP clients must send")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    max_body_bytes: int = _key(1_048_576, "largest request body", 1024, 1 << 30)
-    max_messages: int = _key(256, "most messages in one request", 1, 65536)
-    max_active: int = _key(32, "most exchanges at a time, cloud ones included; one more gets 429", 1, 1024)
-    silent_client_s: float = _key(30.0, "close a connection that sends no complete request for this long", 0.1, 3600)
-    drain_s: float = _key(30.0, "after SIGTERM, wait this long for running answers", 0, 3600)
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    model: str = _key("qwen2.5-coder-0.5b", "a name from `edge-agent pull --list`, or the path of a GGUF file")
-    n_ctx: int = _key(4096, "context window in tokens, question and answer; at most what the model knows", 256, 1 << 24)
-    n_threads: int = _key(0, "threads for generation; 0: one per core, minus one on four cores and more", 0, 1024)
-    n_batch: int = _key(256, "prompt tokens evaluated at a time; smaller needs less memory", 8, 1 << 16)
-    max_tokens: int = _key(1024, "longest answer when the client names no max_tokens", 1, 1 << 24)
-    temperature: float = _key(0.7, "when the client names none", 0, 2)
-    top_p: float = _key(0.8, "when the client names none", 0, 1)
-    top_k: int = _key(20, "sample from this many most likely tokens; 0: all", 0, 1 << 24)
-    max_waiting: int = _key(4, "requests that may wait for the local model; one more gets 429 busy", 0, 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    enabled: bool = _key(True, "false: nothing is ever sent to the cloud, whatever else is set")
-    base_url: str | None = _key(
-        None, "any OpenAI-compatible endpoint, such as https://api.example.com/v1; null: local only"
-    )
-    model: str | None = _key(None, "the model to ask for there; needed with base_url")
-    api_key_env: str | None = _key(
-        "EDGE_AGENT_CLOUD_API_KEY", "environment variable that holds the key; null: no key is sent"
-    )
-    connect_timeout_s: float = _key(3.0, "wait this long for a connection", 0.01, 3600)
-    read_timeout_s: float = _key(60.0, "wait this long for the next bytes", 0.01, 3600)
-    total_timeout_s: float = _key(300.0, "wait this long for the whole answer", 0.01, 86400)
-    retries: int = _key(2, "further attempts before the first text, with back-off and jitter", 0, 10)
-    breaker_failures: int = _key(3, "failures in a row that open the circuit breaker", 1, 1000000)
-    breaker_cooldown_s: float = _key(30.0, "the open breaker asks nothing of the cloud for this long", 0, 86400)
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    path: str | None = _key(
-        None, "router bundle; null: router_models/current of the state directory, the clone or the package"
-    )
-    threshold: float | None = _key(None, "escalate when score >= threshold; null: the one on the bundle's card", 0, 1)
-    on_error: str = _key("local", "route when the router cannot score: local or cloud")
-    n_threads: int = _key(1, "threads for the router", 1, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    path: str | None = _key(None, "SQLite file; null: edge-agent.db in $STATE_DIRECTORY or the XDG state directory")
-    content: bool = _key(True, "false: rows hold sizes and decisions but no text")
-    max_wait_ms: float = _key(
-        100.0, "an answer waits this long for its row to be on disk, then ends without", 0, 60_000
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Logging:
-    level: str = _key("info", "debug, info, warning or error; lines go to standard error")
-    format: str = _key("text", "text or json")
-    prompts: bool = _key(False, "true: prompt text may appear in log lines; private prompts never do")
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    socket: Socket = field(default_factory=Socket, metadata={"comment": "where clients connect"})
-    tcp: Tcp = field(default_factory=Tcp, metadata={"comment": "loopback TCP, for clients that speak no Unix sockets"})
-    server: Server = field(default_factory=Server, metadata={"comment": "limits of the daemon"})
-    local: Local = field(default_factory=Local, metadata={"comment": "the local model"})
-    cloud: Cloud = field(default_factory=Cloud, metadata={"comment": "the cloud model"})
-    router: Router = field(default_factory=Router, metadata={"comment": "who decides"})
-    log: Log = field(default_factory=Log, metadata={"comment": "the decision log"})
-    logging: Logging = field(default_factory=Logging, metadata={"comment": "what the daemon prints"})
-    source: str | None = field(default=None, metadata={"hidden": True})
-    """The file the settings came from; None when there was none."""
-
-
-SECTIONS = [f.name for f in fields(Config) if not f.metadata.get("hidden")]
 SYSTEM_SOCKET = Path("/run/edge-agent/edge-agent.sock")
 """Of the service in deploy/."""
-CHOICES = {
-    ("router", "on_error"): ("local", "cloud"),
-    ("logging", "level"): ("debug", "info", "warning", "error"),
-    ("logging", "format"): ("text", "json"),
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of texts",
 }
 
 
@@ -215,6 +122,11 @@ def log_path(config: Config, environ: Mapping[str, str] | None = None) -> Path:
     return Path(config.log.path).expanduser() if config.log.path else xdg_dir("state", environ) / "edge-agent.db"
 
 
+def device_id(config: Config) -> str:
+    """What this device is called where its rows go."""
+    return config.sync.device_id or device_id_of(gethostname())
+
+
 def variable_of(section: str, key: str) -> str:
     """The environment variable that sets a key."""
     return f"EDGE_AGENT_{section}_{key}".upper()
@@ -249,7 +161,7 @@ def _merge_file(values: dict[str, dict[str, Any]], file: Path) -> None:
 
 def _merge_environment(values: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
     settable = {variable_of(section, f.name): (section, f.name) for section in SECTIONS for f in _fields(section)}
-    secrets = {"EDGE_AGENT_CONFIG", "EDGE_AGENT_TOKEN", "EDGE_AGENT_CLOUD_API_KEY"}
+    secrets = {"EDGE_AGENT_CONFIG", "EDGE_AGENT_TOKEN", "EDGE_AGENT_CLOUD_API_KEY", "EDGE_AGENT_SYNC_TOKEN"}
     for name, text in environ.items():
         if name in settable:
             section, key = settable[name]
@@ -267,6 +179,8 @@ def _from_text(section: str, key: str, text: str) -> Any:
         return None if _optional(section, key) else text
     if kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if kind is tuple:
+        return text.split()
     if kind in (int, float):
         try:
             return kind(text)
@@ -279,18 +193,26 @@ def _checked(section: str, key: str, value: Any, where: str) -> Any:
     kind, name = _kind(section, key), f"{section}.{key}"
     if value is None and _optional(section, key):
         return None
+    if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         null = " or null" if _optional(section, key) else ""
-        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        expected = {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text",
+            tuple: "a list of texts",
+        }[kind]
         raise ConfigError(f"{where}: {name}: expected {expected}{null}, found {_named(value)}")
     limits = next(f.metadata for f in _fields(section) if f.name == key)
     low, high = limits["minimum"], limits["maximum"]
     if isinstance(value, int | float) and kind is not bool and not (math.isfinite(value) and low <= value <= high):
         raise ConfigError(f"{where}: {name}: expected a value from {low:g} to {high:g}, found {value}")
     if isinstance(value, str):
-        _check_text(value, f"{where}: {name}", is_path=key in ("path", "model"))
+        _check_text(value, f"{where}: {name}", is_path=key in ("path", "model", "ca_file"))
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
         raise ConfigError(
@@ -328,6 +250,33 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"{where}: tcp.host: expected a loopback address such as 127.0.0.1, found {config.tcp.host!r}"
         )
+    _check_sync(config.sync, where)
+
+
+def _check_sync(sync: Sync, where: str) -> None:
+    if sync.device_id is not None and not is_device_id(sync.device_id):
+        expected = "expected 1 to 64 of a-z 0-9 . _ -, a letter or digit first"
+        raise ConfigError(f"{where}: sync.device_id: {expected}, found {sync.device_id!r}")
+    if sync.destination is not None:
+        check_destination(sync.destination, f"{where}: sync.destination", allow_http=sync.allow_http)
+    try:
+        redactor(sync.redact)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}") from error
+
+
+def check_destination(url: str, what: str, *, allow_http: bool) -> None:
+    """:raises ConfigError: when rows, and the token, cannot or must not travel to `url`."""
+    scheme, found, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if not found or not scheme or (scheme in ("http", "https") and not host):
+        raise ConfigError(f"{what}: expected https://HOST:PORT, file:///DIRECTORY, s3://BUCKET/PATH ..., found {url!r}")
+    if scheme in ("http", "https") and "@" in host:
+        raise ConfigError(f"{what}: expected no user or password in it; the token goes into sync.token_env")
+    if scheme == "http" and not is_loopback(host) and not allow_http:
+        raise ConfigError(
+            f"{what}: {url} would send the token and the texts unencrypted; use https://, or set sync.allow_http: true"
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -354,12 +303,14 @@ def _hints(section: str) -> dict[str, Any]:
 
 def _kind(section: str, key: str) -> type:
     hint = _hints(section)[key]
+    if get_origin(hint) is tuple:
+        return tuple
     return hint if isinstance(hint, type) else next(t for t in hint.__args__ if t is not type(None))
 
 
 def _optional(section: str, key: str) -> bool:
     hint = _hints(section)[key]
-    return not isinstance(hint, type) and type(None) in hint.__args__
+    return type(None) in get_args(hint)
 
 
 def _named(value: object) -> str:

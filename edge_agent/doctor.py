@@ -160,7 +160,7 @@ def _log_path(config: Config, environ: Mapping[str, str], status: Mapping[str, A
 
 
 def _log(path: Path) -> Check:
-    from edge_agent.decision_log import LogReader
+    from edge_agent.log_reader import LogReader
 
     if not path.exists():
         return Check("log", "ok", f"{path}: none yet; the daemon's first start makes it")
@@ -196,7 +196,7 @@ def _damage(connection: sqlite3.Connection) -> str | None:
 
 
 def _newest(path: Path) -> str | None:
-    from edge_agent.decision_log import LogReader
+    from edge_agent.log_reader import LogReader
 
     with suppress(LogError, OSError, sqlite3.Error):
         newest: str | None = LogReader(path).status()["last_utc"]

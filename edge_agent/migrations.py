@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
@@ -50,6 +52,26 @@ def m002_feedback(db: Database) -> None:
             exchange_id TEXT NOT NULL,
             rating TEXT NOT NULL CHECK (rating IN ('good', 'bad')),
             comment TEXT,
+            created_utc TEXT NOT NULL
+        )
+        """
+    )
+
+
+@migrations()
+def m003_streams(db: Database) -> None:
+    """What lets the log leave the device exactly once: the log's own name, an id for every feedback, tombstones."""
+    db.execute("CREATE TABLE log_identity (log_id TEXT NOT NULL)")
+    db.execute("INSERT INTO log_identity VALUES (?)", [uuid.uuid4().hex])
+    db.execute("ALTER TABLE feedback ADD COLUMN id TEXT")
+    for (seq,) in db.execute("SELECT seq FROM feedback").fetchall():
+        db.execute("UPDATE feedback SET id = ? WHERE seq = ?", [str(uuid.uuid4()), seq])
+    db.execute(
+        """
+        CREATE TABLE forgotten (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            exchange_id TEXT NOT NULL,   -- of an exchange that may have left the device before it was forgotten
+            exchange_seq INTEGER,        -- where it was in `exchanges`; NULL when it had been pruned already
             created_utc TEXT NOT NULL
         )
         """

@@ -24,6 +24,7 @@ def test_the_shipped_file_documents_every_key_with_its_default() -> None:
     defaults = Config()
     for section in SECTIONS:
         expected = {f.name: getattr(getattr(defaults, section), f.name) for f in fields(getattr(defaults, section))}
+        expected = {name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()}
         assert shipped[section] == expected
     for section in SECTIONS:
         for field in fields(getattr(defaults, section)):
@@ -50,6 +51,8 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
         "on_error": "cloud",
         "level": "debug",
         "format": "json",
+        "destination": "file:///mnt/usb",
+        "redact": "email",
     }
     default = getattr(getattr(Config(), section), key)
     value = values.get(key) or {bool: "false", int: "1024", float: "0.5"}.get(type(default), "1")
@@ -58,6 +61,7 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
     )
     environ = {variable_of(section, key): value, "EDGE_AGENT_CLOUD_MODEL": "m"}
     found = getattr(getattr(load_config(environ=environ), section), key)
+    found = " ".join(found) if isinstance(found, tuple) else found
     assert str(found).lower() in (value.lower(), f"{value}.0") or (key == "model" and section == "cloud")
 
 
@@ -88,6 +92,16 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
         ("cloud: {base_url: http://example.com/v1, model: m}", "unencrypted; use https://"),
         ("cloud: {base_url: 'https://me:pw@example.com/v1', model: m}", "cloud.base_url: expected no user or password"),
         ("cloud: {base_url: https://example.com/v1}", "cloud.model: expected the model to ask for"),
+        ("sync: {destination: /mnt/usb}", "sync.destination: expected https://HOST:PORT, file:///DIRECTORY"),
+        ("sync: {destination: 'https://'}", "sync.destination: expected https://HOST:PORT"),
+        ("sync: {destination: 'http://station:8700'}", "sync.destination: http://station:8700 would send the token"),
+        ("sync: {destination: 'https://me:pw@station'}", "sync.destination: expected no user or password"),
+        ("sync: {device_id: My Pi}", "sync.device_id: expected 1 to 64 of a-z 0-9 . _ -"),
+        ("sync: {redact: email}", "sync.redact: expected a list of texts, found 'email'"),
+        ("sync: {redact: [1]}", "sync.redact: expected a list of texts, found a list"),
+        ("sync: {redact: ['(']}", "sync.redact: expected email, phone, ip, card or a regular expression, found '('"),
+        ("sync: {redact: ['x*']}", "'x*' finds something in an empty text, so everywhere"),
+        ("log: {max_days: 0}", "log.max_days: expected a value from 0.01 to 36500"),
         ("tcp: {port: 8642, host: 0.0.0.0}", "tcp.host: expected a loopback address such as 127.0.0.1"),
     ],
 )
@@ -144,3 +158,15 @@ def test_loopback_is_recognised(host: str) -> None:
 )
 def test_what_only_looks_like_loopback_is_not(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_lists_come_from_the_file_and_from_a_variable(tmp_path: Path) -> None:
+    file = write(tmp_path, "sync: {redact: [email, 'door code \\d+']}")
+    assert load_config(file, environ={}).sync.redact == ("email", "door code \\d+")
+    assert load_config(file, environ={"EDGE_AGENT_SYNC_REDACT": "ip card"}).sync.redact == ("ip", "card")
+
+
+def test_plain_http_goes_to_this_machine_or_where_it_is_allowed() -> None:
+    for settings in ({"DESTINATION": "http://127.0.0.1:1"}, {"DESTINATION": "http://pi:1", "ALLOW_HTTP": "true"}):
+        environ = {f"EDGE_AGENT_SYNC_{key}": value for key, value in settings.items()}
+        assert load_config(environ=environ | {"EDGE_AGENT_SYNC_TOKEN": "x"}).sync.destination

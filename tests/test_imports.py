@@ -19,9 +19,12 @@ EVERYBODY_MAY = {"__init__", "types", "errors"}
 DEVICE = {
     # values, and files read for their own sake
     "__init__": "", "types": "", "errors": "", "answer_text": "", "board": "", "breaker": "", "cloud_failure": "",
-    "config": "", "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
+    "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
     "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "", "policy": "",
     "progress": "", "text_features": "", "wire": "", "wire_request": "",
+    "redaction": "",
+    "config_keys": "",
+    "config": "config_keys log_batches redaction",
     # the router
     "router_card": "onnx_file",
     "router": "router_card text_features",
@@ -36,8 +39,14 @@ DEVICE = {
     "cloud_stream": "cloud_failure",
     "cloud_model": "breaker cloud_failure cloud_http cloud_stream",
     # the log and the straight line
-    "decision_log": "migrations",
+    "log_rows": "",
+    "log_reader": "",
+    "log_pruning": "",
+    "log_forgetting": "",
+    "decision_log": "log_forgetting log_pruning log_reader log_rows migrations",
     "agent": "policy",
+    # the way of the rows out
+    "sync_state": "log_batches log_reader",
     "server": "agent config wire wire_request",
     # the client's side
     "client": "",
@@ -46,9 +55,9 @@ DEVICE = {
     "chat": "client display",
     # those who see many rooms
     "checks": "board cloud_model llama_probe",
-    "doctor": "board checks client cloud_model config decision_log llama_probe model_store policy router",
+    "doctor": "board checks client cloud_model config llama_probe log_reader model_store policy router",
     "daemon": "agent cloud_model config decision_log listeners local_model model_store notify policy router server",
-    "cli": "chat client config daemon decision_log display doctor explain model_store progress",
+    "cli": "chat client config daemon display doctor log_reader explain model_store progress",
     "__main__": "cli",
 }  # fmt: skip
 """Room of the device -> the rooms it may import, besides those everybody may."""
@@ -59,7 +68,7 @@ OWNERS = {
     "numpy": "confidence local_model router text_features",
     "onnxruntime": "router",
     "requests": "cloud_failure cloud_http model_sources",
-    "sqlite3": "decision_log doctor",
+    "sqlite3": "decision_log doctor log_forgetting log_pruning log_reader sync_state",
     "sqlite_utils": "decision_log migrations",
     "starlette": "server",
     "tokenizers": "router",
