@@ -1,0 +1,195 @@
+"""The equivalences that run here, by name: exact, value, embedding, entailment. Clusters nothing.
+
+Each says of pairs of answers whether they mean the same (meaning.Equivalence). A language model behind an endpoint is
+another one: meaning_judge.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.errors import ModelError
+from edge_agent.router import Encoder
+from edge_agent.training.answer_overlap import contained, new_words, normalised, overlap, token_f1, words
+from edge_agent.training.entailment import VERDICTS, EntailmentModel
+from edge_agent.training.grading import answer_value
+from edge_agent.training.meaning import AnswerPair, Asked, Equivalence
+from edge_agent.training.semantic_entropy import Rule, equivalent
+
+Floats = npt.NDArray[np.float64]
+
+TEXTUAL = ("short_answer", "exact")
+"""Graders that compare words: such answers have no value to compare."""
+
+COSINE = 0.8
+"""Threshold of `embedding`; see docs/entailment.md for how it was chosen."""
+
+
+class ExactEquivalence:
+    """Equal after normalisation."""
+
+    def key(self, asked: Asked, answer: str) -> str:
+        return normalised(answer)
+
+    def same(self, pairs: Sequence[AnswerPair]) -> list[bool]:
+        return [normalised(pair.a) == normalised(pair.b) for pair in pairs]
+
+
+class ValueEquivalence:
+    """Numbers, dates, choices, lists by value: 3.0 is 3, `B) Paris` is B. Other answers are left to another one.
+
+    On a question with values an answer that says none equals only its own text.
+    """
+
+    def __init__(self, otherwise: Equivalence):
+        self._otherwise = otherwise
+
+    def key(self, asked: Asked, answer: str) -> str:
+        if not _has_values(asked):
+            return self._otherwise.key(asked, answer)
+        assert asked.question is not None
+        value = answer_value(asked.question, answer)
+        return f"text {normalised(answer)}" if value is None else f"value {value}"
+
+    def same(self, pairs: Sequence[AnswerPair]) -> list[bool]:
+        others = iter(self._otherwise.same([pair for pair in pairs if not _has_values(pair.asked)]))
+        return [
+            self.key(pair.asked, pair.a) == self.key(pair.asked, pair.b) if _has_values(pair.asked) else next(others)
+            for pair in pairs
+        ]
+
+
+class EmbeddingEquivalence:
+    """Cosine of the router encoder's embeddings of question + answer, at least a threshold."""
+
+    def __init__(self, encoder: Encoder, *, threshold: float = COSINE):
+        self._encoder, self.threshold = encoder, threshold
+        self._known: dict[str, npt.NDArray[np.float32]] = {}
+
+    def key(self, asked: Asked, answer: str) -> str:
+        return normalised(answer)
+
+    def same(self, pairs: Sequence[AnswerPair]) -> list[bool]:
+        return [score >= self.threshold for score in self.scores(pairs)]
+
+    def scores(self, pairs: Sequence[AnswerPair]) -> list[float]:
+        """The cosines, in [-1, 1]."""
+        return [float(self._embedding(p.asked.text, p.a) @ self._embedding(p.asked.text, p.b)) for p in pairs]
+
+    def _embedding(self, question: str, answer: str) -> npt.NDArray[np.float32]:
+        text = f"{question} {answer}"
+        if text not in self._known:
+            self._known[text] = self._encoder.embed(text)
+        return self._known[text]
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """P(same meaning) = sigmoid(weights . features + bias), and from which probability on two answers count as same."""
+
+    features: tuple[str, ...]
+    """Names in FEATURES."""
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Combination | None:
+        """What a model's card says of it; None where it says nothing. :raises ModelError: when it makes no sense."""
+        if (found := card.get("equivalence")) is None:
+            return None
+        try:
+            names, weights = tuple(found["features"]), tuple(float(w) for w in found["weights"])
+            made = cls(names, weights, float(found["bias"]), float(found["threshold"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"card.json: equivalence: {error!r}; take the model again") from error
+        if len(names) != len(weights) or not set(names) <= set(FEATURES):
+            raise ModelError(
+                f"card.json: equivalence: expected one weight for each of its features out of {list(FEATURES)},"
+                f" found {list(names)}, {len(weights)} weights; take the model again"
+            )
+        return made
+
+    def scores(self, features: Floats) -> Floats:
+        """P(same meaning), shape (n,), from all FEATURES, shape (n, len(FEATURES))."""
+        columns = features[:, [FEATURES.index(name) for name in self.features]]
+        logits: Floats = columns @ np.array(self.weights) + self.bias
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
+
+
+class EntailmentEquivalence:
+    """What a entails of b and b of a, by a rule on the verdicts or by the combination on the model's card.
+
+    The card's combination (the default, where there is one) weighs both directions' probabilities and shared words.
+    """
+
+    def __init__(self, model: EntailmentModel, *, rule: Rule | None = None, threshold: float | None = None):
+        """
+        :param rule: on the likeliest verdicts; None takes the card's combination, and `strict` where there is none.
+        :param threshold: instead of the combination's own.
+        """
+        self._model = model
+        self._combination = None if rule else Combination.from_card(model.card)
+        self._rule: Rule = rule or "strict"
+        self._threshold = threshold
+
+    def key(self, asked: Asked, answer: str) -> str:
+        return normalised(answer)
+
+    def same(self, pairs: Sequence[AnswerPair]) -> list[bool]:
+        if self._combination is not None:
+            threshold = self._combination.threshold if self._threshold is None else self._threshold
+            return [bool(score >= threshold) for score in self._combination.scores(pair_features(self._model, pairs))]
+        forward, backward = both_ways(self._model, pairs)
+        verdicts = [[VERDICTS[i] for i in way.argmax(axis=1)] for way in (forward, backward)]
+        return [equivalent(there, back, self._rule) for there, back in zip(*verdicts, strict=True)]
+
+
+FEATURES = (
+    "entails_least",
+    "entails_most",
+    "contradicts",
+    "token_f1",
+    "overlap",
+    "contained",
+    "new_token_f1",
+    "new_overlap",
+)
+"""Of a pair, equal for both orders: logits of P(entailment) in the less and the more certain direction, of the mean
+P(contradiction); F1 and share of words in common, containment; the same two without the question's words."""
+
+
+def pair_features(model: EntailmentModel, pairs: Sequence[AnswerPair]) -> Floats:
+    """FEATURES of each pair, shape (n, len(FEATURES))."""
+    forward, backward = both_ways(model, pairs)
+    entails = _logit(np.column_stack([forward[:, 0], backward[:, 0]]))
+    contradicts = _logit((forward[:, 2] + backward[:, 2]) / 2)
+    likeness = np.array([_likeness(pair) for pair in pairs]).reshape(len(pairs), -1)
+    return np.column_stack([entails.min(axis=1), entails.max(axis=1), contradicts, likeness])
+
+
+def both_ways(model: EntailmentModel, pairs: Sequence[AnswerPair]) -> tuple[Floats, Floats]:
+    """Probabilities of the verdicts on (a, b) and on (b, a), each of shape (n, 3), from one call of the model."""
+    asked = [(p.asked.text, p.a, p.b) for p in pairs] + [(p.asked.text, p.b, p.a) for p in pairs]
+    probabilities = model.probabilities(asked)
+    return probabilities[: len(pairs)], probabilities[len(pairs) :]
+
+
+def _likeness(pair: AnswerPair) -> tuple[float, ...]:
+    asked, a, b = words(pair.asked.text), words(pair.a), words(pair.b)
+    new_a, new_b = new_words(a, asked), new_words(b, asked)
+    return token_f1(a, b), overlap(a, b), float(contained(a, b)), token_f1(new_a, new_b), overlap(new_a, new_b)
+
+
+def _logit(probabilities: Floats) -> Floats:
+    clipped = np.clip(probabilities, 1e-4, 1 - 1e-4)  # beyond that, int8 says nothing
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _has_values(asked: Asked) -> bool:
+    return asked.question is not None and asked.question.grader not in TEXTUAL
