@@ -1,4 +1,4 @@
-"""Writes directories whole or not at all, and names their bytes. Knows nothing of what is in them."""
+"""Writes files and directories whole or not at all, and names their bytes. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def write_directory(target: Path, files: Mapping[str, bytes], *, check: Callable
         raise
     _sync(target.parent)
     return target
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Creates or replaces a file, whole or not at all, by a temporary file beside it and one rename."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        _write(beside, data)
+        beside.chmod(0o644)
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
 
 
 def point(link: Path, target: str) -> None:

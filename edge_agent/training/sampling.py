@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +43,12 @@ class Prompt:
     max_tokens: int = 64
     stop: str | None = None
     """Ends the answer where it first appears, such as a line's end; it is not part of the text."""
+
+    @property
+    def sha256(self) -> str:
+        """Of everything the answers depend on, besides the model and the settings."""
+        turns = [message.to_openai() for message in self.messages]
+        return hashlib.sha256(json.dumps([turns, self.max_tokens, self.stop]).encode()).hexdigest()
 
 
 @dataclass(slots=True)
