@@ -133,6 +133,11 @@ class Client:
         body = {"id": id, "rating": rating} | ({} if comment is None else {"comment": comment})
         return self._call("POST", "/v1/feedback", body)
 
+    def forget(self, id: str | None, conversation_id: str | None = None) -> dict[str, Any]:
+        """Erases the conversation of an exchange, or the one a client named so, from the daemon's log."""
+        given = {"id": id, "conversation_id": conversation_id}
+        return self._call("POST", "/v1/forget", {name: value for name, value in given.items() if value is not None})
+
     def status(self) -> dict[str, Any]:
         """What the running daemon says about itself."""
         return self._call("GET", "/v1/status")

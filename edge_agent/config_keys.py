@@ -101,7 +101,7 @@ class Sync:
     redact: tuple[str, ...] = _key((), "taken out of every text that leaves: email, phone, ip, card, or patterns")
     max_kb_s: float = _key(0.0, "upload at most this many kilobytes per second on average; 0: no limit", 0, 1e6)
     timeout_s: float = _key(60.0, "wait this long for a destination's answer", 0.1, 3600)
-    give_up_s: float = _key(120.0, "keep trying a destination that fails for this long; the next run goes on", 0, 86400)
+    give_up_s: float = _key(60.0, "keep trying a destination that fails for this long; the next run goes on", 0, 86400)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,18 @@ import uvicorn
 from edge_agent import __version__, model_store
 from edge_agent.agent import Agent
 from edge_agent.cloud_model import CloudModel
-from edge_agent.config import Config, cloud_key, cloud_problem, find_socket, log_path, socket_path, xdg_dir
+from edge_agent.config import Config, cloud_key, cloud_problem, device_id, find_socket, log_path, socket_path, xdg_dir
 from edge_agent.decision_log import DecisionLog
 from edge_agent.errors import ConfigError, RouterError
 from edge_agent.listeners import UnixListener, bind_tcp, peer_protocol
 from edge_agent.local_model import LocalModel
+from edge_agent.log_status import retention_of
 from edge_agent.notify import notify, watchdog_interval_s
 from edge_agent.policy import REASONS
 from edge_agent.router import RouterModel, find_bundle
 from edge_agent.server import Server
+from edge_agent.sync_state import FILE_NAME as SYNC_STATE
+from edge_agent.sync_state import SyncState
 
 _LOGGER = logging.getLogger("edge_agent")
 _BACKLOG = 16
@@ -60,7 +63,15 @@ class Daemon:
                 self.sockets.append(bind_tcp(config.tcp.host, config.tcp.port))
                 stack.callback(self.sockets[-1].close)
             self.log = DecisionLog(
-                log_path(config, environ), content=config.log.content, max_wait_ms=config.log.max_wait_ms
+                log_path(config, environ),
+                content=config.log.content,
+                max_wait_ms=config.log.max_wait_ms,
+                retention=retention_of(
+                    config.log,
+                    config.sync,
+                    SyncState(xdg_dir("state", environ) / SYNC_STATE),
+                    device_id(config),
+                ),
             )
             stack.callback(self.log.close)
             self.cloud = build_cloud(config, environ)

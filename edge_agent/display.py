@@ -240,6 +240,42 @@ def _long_duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def sent_line(sent: Mapping[str, Any]) -> str:
+    """What an upload says when it is done, and that the destination answers again when it did not before."""
+    line = (
+        f"{_streams(sent['rows'])} to {sent['destination']} ({sent['batches']} batches, {sent['bytes'] / 1e3:.0f} kB)"
+    )
+    since = sent["was_down_since_utc"]
+    return line + (f"; it answers again, after it did not since {_local_time(since)}" if since else "")
+
+
+def preview_line(row: Mapping[str, Any]) -> str:
+    """A row that would leave: where it is from, and all its texts on one line."""
+    texts = [row.get(name) for name in ("messages", "options", "answer", "tool_calls", "rating", "comment")]
+    shown = " | ".join(" ".join(str(text).split()) for text in texts if text)
+    return printable(f"{row['table']} {row['seq']} {row['id'][:ID_LENGTH]} {shown}").rstrip()
+
+
+def preview_sum(facts: Mapping[str, Any]) -> str:
+    """How much would leave, and where to."""
+    where = facts["destination"] or "nowhere: upload is off (sync.destination)"
+    return f"would go: {_streams(facts['rows'])}, about {facts['bytes'] / 1e3:.0f} kB, to {where}; nothing was sent"
+
+
+def forgotten_line(forgotten: Mapping[str, Any], destination: str | None) -> str:
+    """What is gone here, and what will be elsewhere."""
+    elsewhere = "; what has left before stays there until it is told: set sync.destination or use `logs sync --to`"
+    if destination:
+        elsewhere = f"; `edge-agent logs sync` says so to {destination}"
+    line = f"{forgotten['exchanges']} exchanges are forgotten" + (elsewhere if forgotten["tombstones"] else "")
+    return line if forgotten["erased"] else line + "; another program reads the log: end it, its file keeps the text"
+
+
+def _streams(rows: Mapping[str, int]) -> str:
+    """`12 exchanges, 1 feedback`; streams of which nothing is there are left out."""
+    return ", ".join(f"{count} {name}" for name, count in rows.items() if count) or "nothing"
+
+
 def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A line per model of the catalogue: name, size, whether it is here, licence, for whom it is."""
     return _aligned(

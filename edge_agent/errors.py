@@ -121,6 +121,8 @@ class SyncError(EdgeAgentError):
 
     code = "sync_unavailable"
     exit_code = 75
+    retry_after_s = 0.0
+    """How long the destination wants to be left alone."""
 
 
 class SyncRefused(SyncError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import LogError
+from edge_agent.log_forgetting import conversation_of
 from edge_agent.types import Message
 
 _FILTERS = {
@@ -109,6 +110,11 @@ class LogReader:
                 raise LogError(f"{self.path}: {message}")
             return log_id(connection)
 
+    def conversation_ids(self, exchange_id: str | None, conversation_id: str | None) -> set[str]:
+        """The exchanges of a whole conversation, see log_forgetting.conversation_of."""
+        with self._named_errors(), closing(self.connect()) as connection:
+            return conversation_of(connection, exchange_id, conversation_id)
+
     def rows_to_send(self, table: str, after_seq: int, max_rows: int, max_bytes: int) -> list[Row]:
         """The next rows of a table that may leave the device: at most `max_rows`, and about `max_bytes` of text.
 
@@ -126,7 +132,7 @@ class LogReader:
             self._settle()
         return rows
 
-    def had(self, table: str, seq: int, id: str) -> bool:
+    def had(self, table: str, seq: int, id: str | None) -> bool:
         """Whether this row has this seq, or had it before it was pruned. Not so after an older copy was restored."""
         with self._named_errors(), closing(self.connect()) as connection:
             return had(connection, table, seq, id)
@@ -175,12 +181,14 @@ def log_id(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT log_id FROM log_identity").fetchone()[0])
 
 
-def had(connection: sqlite3.Connection, table: str, seq: int, id: str) -> bool:
-    """See LogReader.had."""
+def had(connection: sqlite3.Connection, table: str, seq: int, id: str | None) -> bool:
+    """See LogReader.had. Without an id: whether the log ever came as far as seq."""
     name = "exchange_id" if table == "forgotten" else "id"
     found = connection.execute(f"SELECT {name} FROM {table} WHERE seq = ?", [seq]).fetchone()
+    if found and id is not None:
+        return bool(found[0] == id)
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", [table]).fetchone()
-    return bool(found[0] == id) if found else last is not None and last[0] >= seq
+    return seq <= (last[0] if last else 0)
 
 
 def _contains(text: str | None, part: str) -> bool:

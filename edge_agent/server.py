@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from edge_agent import wire, wire_request
 from edge_agent.agent import Agent
 from edge_agent.config import is_loopback
 from edge_agent.errors import Busy, CloudRejected, EdgeAgentError, RequestError
+from edge_agent.log_forgetting import Forgotten
 from edge_agent.types import Chunk, Decision, Exchange, Query
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,8 +38,10 @@ _PING_S = 10.0
 _GONE = Response(status_code=499)
 
 
-class FeedbackLog(Protocol):
+class Log(Protocol):
     def add_feedback(self, exchange_id: str, rating: str, comment: str | None = None) -> None: ...
+
+    def forget(self, exchange_id: str | None = None, conversation_id: str | None = None) -> Forgotten: ...
 
 
 class Server:
@@ -50,7 +54,7 @@ class Server:
     def __init__(
         self,
         agent: Agent,
-        log: FeedbackLog,
+        log: Log,
         *,
         status: Callable[[], dict[str, Any]],
         models: dict[str, str],
@@ -71,6 +75,7 @@ class Server:
                 Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
                 Route("/v1/route", self._guarded(self._route), methods=["POST"]),
                 Route("/v1/feedback", self._guarded(self._feedback), methods=["POST"]),
+                Route("/v1/forget", self._guarded(self._forget), methods=["POST"]),
                 Route("/v1/models", self._guarded(self._list_models)),
                 Route("/v1/status", self._guarded(self._show_status)),
                 Route("/health", self._health),
@@ -174,6 +179,13 @@ class Server:
         record = partial(self._log.add_feedback, feedback.exchange_id, feedback.rating, feedback.comment)
         await asyncio.get_running_loop().run_in_executor(self._pool, record)
         return _Json({"id": feedback.exchange_id, "rating": feedback.rating})
+
+    async def _forget(self, request: Request) -> Response:
+        exchange_id, conversation_id = wire_request.parse_forget(await self._body(request))
+        if exchange_id is not None:
+            await self._settled(exchange_id)
+        forget = partial(self._log.forget, exchange_id, conversation_id)
+        return _Json(asdict(await asyncio.get_running_loop().run_in_executor(self._pool, forget)))
 
     async def _settled(self, exchange_id: str) -> None:
         """Wait for the row of an exchange that just ends: people rate an answer the moment they stopped it."""

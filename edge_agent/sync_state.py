@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -108,17 +109,22 @@ class SyncState:
         beside.replace(self.path)
 
 
-def acknowledged(state: SyncState, destination: str, device_id: str) -> Callable[[sqlite3.Connection], dict[str, int]]:
+def destination_name(url: str) -> str:
+    """A destination as it may be shown and kept: without a password. Two that differ in it only are one."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", url).rstrip("/")
+
+
+def acknowledged(state: SyncState, url: str, device_id: str) -> Callable[[sqlite3.Connection], dict[str, int]]:
     """What has been uploaded of the log behind a connection, {table: seq}: for those who prune.
 
     A position that does not fit the log counts as nothing: an older copy of the log was restored, its rows are new.
     """
 
     def sent(connection: sqlite3.Connection) -> dict[str, int]:
-        log, found = log_id(connection), {}
+        destination, log, found = destination_name(url), log_id(connection), {}
         for table in TABLES:
             position = state.position(destination, device_id, log, table)
-            if position and (position.id is None or had(connection, table, position.seq, position.id)):
+            if position and had(connection, table, position.seq, position.id):
                 found[table] = position.seq
         return found
 

@@ -93,6 +93,17 @@ def parse_feedback(body: bytes) -> Feedback:
     return Feedback(exchange_id, rating, _text(data, "comment", "comment", most=4096))
 
 
+def parse_forget(body: bytes) -> tuple[str | None, str | None]:
+    """Which conversation to forget: {id} of one of its exchanges, or {conversation_id}; one of the two is None."""
+    data = _object(body)
+    if len(data) != 1 or not data.keys() <= {"id", "conversation_id"}:
+        raise _wrong("body", "either id or conversation_id", ", ".join(sorted(data)))
+    exchange_id, conversation_id = _text(data, "id", "id", 64), _text(data, "conversation_id", "conversation_id", 256)
+    if conversation_id is None and not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", exchange_id or ""):
+        raise _wrong("id", "the edge_agent.id of an answer", data.get("id"))
+    return exchange_id, conversation_id
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8")

@@ -40,14 +40,18 @@ DEVICE = {
     "cloud_model": "breaker cloud_failure cloud_http cloud_stream",
     # the log and the straight line
     "log_rows": "",
-    "log_reader": "",
-    "log_pruning": "",
     "log_forgetting": "",
+    "log_reader": "log_forgetting",
+    "log_pruning": "",
     "decision_log": "log_forgetting log_pruning log_reader log_rows migrations",
     "agent": "policy",
     # the way of the rows out
     "sync_state": "log_batches log_reader",
-    "server": "agent config wire wire_request",
+    "log_status": "config_keys log_pruning log_reader sync_state",
+    "sync_files": "log_batches sync_state",
+    "sync_http": "log_batches sync_state",
+    "sync": "log_batches log_reader redaction sync_files sync_http sync_state",
+    "server": "agent config log_forgetting wire wire_request",
     # the client's side
     "client": "",
     "display": "",
@@ -56,8 +60,12 @@ DEVICE = {
     # those who see many rooms
     "checks": "board cloud_model llama_probe",
     "doctor": "board checks client cloud_model config llama_probe log_reader model_store policy router",
-    "daemon": "agent cloud_model config decision_log listeners local_model model_store notify policy router server",
-    "cli": "chat client config daemon display doctor log_reader explain model_store progress",
+    "daemon": "agent cloud_model config decision_log listeners local_model log_status model_store notify policy router"
+    " server sync_state",
+    "cli_options": "client config display log_reader",
+    "cli_logs": "cli_options config decision_log display explain log_batches log_reader log_status redaction sync"
+    " sync_state",
+    "cli": "chat cli_logs cli_options config daemon display doctor model_store progress",
     "__main__": "cli",
 }  # fmt: skip
 """Room of the device -> the rooms it may import, besides those everybody may."""
@@ -67,14 +75,14 @@ OWNERS = {
     "llama_cpp": "llama_probe llama_runtime",
     "numpy": "confidence local_model router text_features",
     "onnxruntime": "router",
-    "requests": "cloud_failure cloud_http model_sources",
+    "requests": "cloud_failure cloud_http model_sources sync_http",
     "sqlite3": "decision_log doctor log_forgetting log_pruning log_reader sync_state",
     "sqlite_utils": "decision_log migrations",
     "starlette": "server",
     "tokenizers": "router",
     "uvicorn": "daemon listeners",
     "yaml": "config model_store",
-    "click": "cli",
+    "click": "cli cli_logs cli_options",
     "prompt_toolkit": "chat",
 }
 """Library -> the rooms that may import it."""
@@ -158,7 +166,7 @@ def test_only_who_builds_sees_the_settings_whole() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "edge_agent.config"
         if {"Config", "load_config"} & {alias.name for alias in node.names}
     }
-    assert seen == {"cli", "daemon", "doctor"}
+    assert seen == {"cli_logs", "cli_options", "daemon", "doctor"}
 
 
 def loaded_by(module: str, tmp_path: Path, installed: list[str]) -> set[str]:
