@@ -242,10 +242,8 @@ def _long_duration(seconds: float) -> str:
 
 def sent_line(sent: Mapping[str, Any]) -> str:
     """What an upload says when it is done, and that the destination answers again when it did not before."""
-    line = (
-        f"{_streams(sent['rows'])} to {sent['destination']} ({sent['batches']} batches, {sent['bytes'] / 1e3:.0f} kB)"
-    )
-    since = sent["was_down_since_utc"]
+    size, since = f"{sent['bytes'] / 1e3:.0f} kB in {sent['batches']}", sent["was_down_since_utc"]
+    line = f"sent {_streams(sent['rows'])} to {sent['destination']} ({size} batches)"
     return line + (f"; it answers again, after it did not since {_local_time(since)}" if since else "")
 
 

@@ -18,7 +18,7 @@ from edge_agent.sync_state import SyncState, acknowledged, destination_name
 def retention_of(log: Log, sync: Sync, state: SyncState, device_id: str) -> Retention:
     """What the settings say about old rows. What counts as uploaded is what sync.destination has acknowledged."""
     sent = acknowledged(state, sync.destination, device_id) if sync.destination else nothing_sent
-    return Retention(log.max_days, log.max_mb << 20, log.prune_unsent, sent)
+    return Retention(log.max_days, log.max_mb * 1_000_000, log.prune_unsent, sent)
 
 
 def log_status(

@@ -35,7 +35,10 @@ class Destination(Protocol):
     name: str
     """What it is called in the state file and in messages; holds no password."""
 
-    def position(self, device_id: str, log_id: str, table: str) -> int: ...
+    keeps_repeats: bool
+    """Whether rows that come twice, in batches of other bounds, are there twice until somebody reads them."""
+
+    def position(self, device_id: str, log_id: str, table: str) -> Position: ...
 
     def put(self, header: BatchHeader, rows: list[Row], body: bytes) -> None: ...
 
@@ -121,7 +124,7 @@ class Sync:
                 raise
             if self._reached:
                 sent.was_down_since_utc = self._down_since()
-                self._state.note(name, down_since_utc=None, last_error=None)
+                self._state.note(name, down_since_utc=None, last_error=None, unfinished=None)
         return sent
 
     def _down_since(self) -> str | None:
@@ -136,19 +139,24 @@ class Sync:
             self._state.move(self._destination.name, self._device_id, self._log_id, table, done)
 
     def _position(self, table: str) -> int:
-        """Our own, or what the destination has, when ours is lost or there never was one."""
-        known = self._state.position(self._destination.name, self._device_id, self._log_id, table)
-        if known is None:
+        """Our own, or what the destination has: when ours is lost, or a run ended before its last acknowledgement."""
+        name, asked = self._destination.name, None
+        known = self._state.position(name, self._device_id, self._log_id, table)
+        if known is None or (self._destination.keeps_repeats and self._state.facts(name)["unfinished"]):
             ask = self._destination.position
-            known = Position(self._patience.keep_trying(lambda: ask(self._device_id, self._log_id, table)))
+            asked = self._patience.keep_trying(lambda: ask(self._device_id, self._log_id, table))
             self._reached = True
-            self._state.move(self._destination.name, self._device_id, self._log_id, table, known)
+        if known is None or (asked and asked.seq > known.seq):
+            known = asked or Position(0)
         if not self._log.had(table, known.seq, known.id):
             raise SyncRefused(
                 f"{self._log.path}: {table} {known.seq} is not the row that was sent: an older copy of the log was put"
-                " back; nothing is lost: set another sync.device_id, and everything is sent again under that name",
+                " back, or two devices have one log; nothing is lost: set another sync.device_id, and everything is"
+                " sent again under that name",
                 code="log_went_back",
             )
+        if known is asked:
+            self._state.move(name, self._device_id, self._log_id, table, known)
         return known.seq
 
     def _send(self, table: str, after_seq: int, rows: list[Row], sent: Sent) -> Position:
@@ -175,6 +183,7 @@ class Sync:
             return Position(header.last_seq, rows[-1]["id"])
 
     def _put(self, header: BatchHeader, rows: list[Row], body: bytes) -> None:
+        self._state.note(self._destination.name, unfinished=True)
         self._patience.keep_trying(lambda: self._destination.put(header, rows, body))
         self._reached = True
 

@@ -25,7 +25,7 @@ from edge_agent.log_batches import (
     object_name,
     parse_object_name,
 )
-from edge_agent.sync_state import destination_name
+from edge_agent.sync_state import Position, destination_name
 
 _RENAMES = {"file", "local", "sftp", "ssh"}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "sftp": "sftp", "ssh": "sftp"}
@@ -47,11 +47,24 @@ class FileDestination:
         self._options = _options(self._scheme) | options
         self._opened: tuple[Any, str] | None = None
 
-    def position(self, device_id: str, log_id: str, table: str) -> int:
-        """Up to which seq the objects that are there reach without a hole."""
+    keeps_repeats = True
+    """A batch that comes again with other bounds is a second object."""
+
+    def position(self, device_id: str, log_id: str, table: str) -> Position:
+        """Up to which row the objects that are there reach without a hole."""
         with self._named_errors():
-            found = [header for _, header in self._objects(log_id, table) if header.device_id == device_id]
-        return contiguous_end((header.after_seq, header.last_seq) for header in found)
+            self._remove_parts(log_id)
+            found = [(h, name) for name, h in self._objects(log_id, table) if h.device_id == device_id]
+            while found:
+                end = contiguous_end((header.after_seq, header.last_seq) for header, _ in found)
+                last = next((one for one in found if one[0].last_seq == end), None)
+                if last is None:
+                    break
+                rows = self._rows_of(last[1])
+                if rows is not None:
+                    return Position(end, rows[-1].get("id") if rows and rows[-1].get("seq") == end else None)
+                found.remove(last)  # cut by an interruption, on a file system that shows what is half written
+        return Position(0)
 
     def put(self, header: BatchHeader, rows: list[Row], body: bytes) -> None:
         """Write a batch; it is there for good when this returns. One of the same range and rows is left as it is.
@@ -64,14 +77,14 @@ class FileDestination:
                 self._erase(header.log_id, rows)
             name = f"{root}/{object_name(header)}"
             there = self._rows_of(name)
-            if there is not None and _conflict(there, rows):
+            if there is None:
+                self._write(fs, name, body)
+            elif not _ids(rows) <= _ids(there):  # more may be there: what has been forgotten here since
                 raise SyncRefused(
                     f"{self.name}: {object_name(header)} is there and holds other rows: two devices with one log, or"
                     " an older copy of it; nothing is lost: set another sync.device_id",
                     code="device_conflict",
                 )
-            if there is None or not _ids(rows) <= _ids(there):
-                self._write(fs, name, body)
 
     def _open(self) -> tuple[Any, str]:
         """The file system and the directory in it, connected when first needed."""
@@ -207,12 +220,6 @@ def _failure(name: str, error: Exception) -> SyncError:
 
 def _ids(rows: list[Row]) -> set[tuple[Any, Any]]:
     return {(row.get("seq"), row.get("id")) for row in rows}
-
-
-def _conflict(there: list[Row], rows: list[Row]) -> bool:
-    """Whether one seq has two ids. Rows that are missing on one side were forgotten meanwhile."""
-    known = {row.get("seq"): row.get("id") for row in there}
-    return any(known.get(row["seq"], row["id"]) != row["id"] for row in rows)
 
 
 def _sync_directory(directory: str) -> None:

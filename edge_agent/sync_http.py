@@ -19,7 +19,7 @@ from requests.auth import AuthBase
 
 from edge_agent.errors import ConfigError, SyncError, SyncRefused
 from edge_agent.log_batches import BatchHeader, Row
-from edge_agent.sync_state import destination_name
+from edge_agent.sync_state import Position, destination_name
 from edge_agent.types import utc_now
 
 _RETRY = {408, 429, 500, 502, 503, 504, 507}
@@ -56,10 +56,13 @@ class HttpDestination:
         self._session.trust_env = url.startswith("https://")  # its proxies; none stands before this machine itself
         self._verify: str | bool = _readable(ca_file) if ca_file else True
 
-    def position(self, device_id: str, log_id: str, table: str) -> int:
+    keeps_repeats = False
+    """The receiver knows every row by its id."""
+
+    def position(self, device_id: str, log_id: str, table: str) -> Position:
         """Up to which seq the receiver has everything. :raises SyncError: SyncRefused when it will not say."""
         answer = self._ask("GET", "/v1/position", params={"log_id": log_id, "table": table})
-        return _seq(answer)
+        return Position(_seq(answer))
 
     def put(self, header: BatchHeader, rows: list[Row], body: bytes) -> None:
         """Hand over a batch; the receiver has it for good when this returns.

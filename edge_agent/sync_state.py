@@ -49,9 +49,9 @@ class SyncState:
         return None
 
     def facts(self, destination: str) -> dict[str, Any]:
-        """last_sent_utc, down_since_utc and last_error of a destination, as far as there are any."""
+        """last_sent_utc, down_since_utc, last_error and unfinished of a destination; None where there is none."""
         known = self._destination(destination)
-        return {name: known.get(name) for name in ("last_sent_utc", "down_since_utc", "last_error")}
+        return {name: known.get(name) for name in ("last_sent_utc", "down_since_utc", "last_error", "unfinished")}
 
     def move(self, destination: str, device_id: str, log_id: str, table: str, position: Position) -> None:
         """Remember an acknowledgement; it is on the disk when this returns."""
@@ -100,6 +100,7 @@ class SyncState:
         return {"format": FORMAT, "destinations": {}}
 
     def _write(self, state: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         beside = self.path.with_name(self.path.name + ".part")
         descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
