@@ -17,8 +17,6 @@ from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.notify import notify
 from edge_agent.training.inbox import Inbox
 from edge_agent.training.inbox_devices import Device, Devices
-from edge_agent.training.object_import import import_objects
-from edge_agent.training.receiver import Receiver, run
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -54,6 +52,8 @@ def opened(inbox_file: Path | None, max_bytes: int | None = None) -> Inbox:
 @click.option("--silent-client-s", default=30.0, show_default=True, help="how long an upload may pause")
 def serve(inbox_file, host, port, tls_cert, tls_key, behind_proxy, max_inbox_bytes, **limits) -> None:
     """Take batches from devices until SIGTERM or Ctrl-C."""
+    from edge_agent.training.receiver import Receiver, run
+
     tls = checked_tls(host, tls_cert, tls_key, behind_proxy)
     inbox = opened(inbox_file, max_inbox_bytes)
     listener = listening(host, port)
@@ -101,6 +101,8 @@ def devices(inbox_file, as_json) -> None:
 @click.argument("url")
 def import_(inbox_file, url) -> None:
     """Read the objects devices wrote below URL (file://, s3://, sftp:// ...). Ends with 1 when one was skipped."""
+    from edge_agent.training.object_import import import_objects
+
     done = []
     for imported in import_objects(url, opened(inbox_file)):
         done.append(imported)

@@ -42,6 +42,8 @@ INSERT OR IGNORE INTO {table} ({names})
 SELECT {marks} WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE exchange_id = :forgotten_as)
 """
 
+_IDS = "SELECT seq, {column} FROM {table} WHERE device_id = ? AND log_id = ? AND seq > ? AND seq <= ?"
+
 _CONVERSATION = """
 WITH RECURSIVE
 above(id) AS (SELECT ?1 UNION SELECT parent_id FROM exchanges JOIN above USING (id) WHERE parent_id IS NOT NULL),
@@ -120,6 +122,12 @@ class Inbox:
         """The last seq up to which everything of a log's table was received; 0 when nothing was."""
         query = "SELECT after_seq, last_seq FROM ranges WHERE device_id = ? AND log_id = ? AND stream = ?"
         return contiguous_end([(after, last) for after, last in self.read(query, [device_id, log_id, table])])
+
+    def row_id(self, device_id: str, log_id: str, table: str, seq: int) -> str | None:
+        """The id of the row at one place of a log, by which a device sees that the log is its own; None without one."""
+        query = _IDS.format(column=_id_column(table), table=table)
+        found = self.read(query, [device_id, log_id, seq - 1, seq])
+        return found[0][1] if found else None
 
     def has(self, header: BatchHeader) -> bool:
         """Whether a batch with exactly this range was filed."""
@@ -211,8 +219,8 @@ def _see_log(connection: sqlite3.Connection, header: BatchHeader, live: bool) ->
     if seen is not None and seen[0] is not None and live:
         raise DeviceConflict(
             f"device_id {header.device_id!r}: another log was begun under this id at {seen[0]}, and this one uploads as"
-            " well: two devices have one id, or an old card is back; set another sync.device_id here, with a token of"
-            " its own (receive_logs.py add-device); nothing is lost, all rows are sent again under the new id"
+            " well: two devices have one id, or an old card is back; this one needs an id of its own (sync.device_id)"
+            " and its token (receive_logs.py add-device)"
         )
     if seen is None and live:
         retired = connection.execute(
@@ -229,8 +237,7 @@ def _see_log(connection: sqlite3.Connection, header: BatchHeader, live: bool) ->
 
 def _check_same_device(connection: sqlite3.Connection, header: BatchHeader, rows: Sequence[Row]) -> None:
     """Two rows at one place of one log: the card was copied, and both devices went on writing."""
-    column = "exchange_id" if header.table == "forgotten" else "id"
-    query = f"SELECT seq, {column} FROM {header.table} WHERE device_id = ? AND log_id = ? AND seq > ? AND seq <= ?"
+    query = _IDS.format(column=_id_column(header.table), table=header.table)
     place = [header.device_id, header.log_id, header.after_seq, header.last_seq]
     stored = dict(connection.execute(query, place).fetchall())
     for row in rows:
@@ -238,8 +245,8 @@ def _check_same_device(connection: sqlite3.Connection, header: BatchHeader, rows
         if isinstance(seq, int) and is_id(row_id) and stored.get(seq, row_id) != row_id:
             raise DeviceConflict(
                 f"device_id {header.device_id!r}: {header.table} has {stored[seq]} at seq {seq}, and now {row_id}:"
-                " another device goes on with a copy of this log; set another sync.device_id here, with a token of its"
-                " own (receive_logs.py add-device); nothing is lost, all rows are sent again under the new id"
+                " another device goes on with a copy of this log; it needs an id of its own (sync.device_id) and its"
+                " token (receive_logs.py add-device)"
             )
 
 
@@ -281,6 +288,10 @@ def _reject(connection: sqlite3.Connection, header: BatchHeader, row: Row, *, re
         " WHERE NOT EXISTS (SELECT 1 FROM forgotten WHERE exchange_id = ?6)",
         [*_log_and_table(header), now, reason, exchange_id, text],
     )
+
+
+def _id_column(table: str) -> str:
+    return "exchange_id" if table == "forgotten" else "id"
 
 
 def _log_and_table(header: BatchHeader) -> list[str]:

@@ -47,7 +47,7 @@ def import_objects(url: str, inbox: Inbox, *, max_decoded_bytes: int = MAX_DECOD
         found = store.find(root, detail=True)
         if not found and not store.exists(root):
             raise FileNotFoundError(f"there is no {root}")
-    for path in sorted(found):
+    for path in sorted(path for path in found if not path.endswith(".part")):  # what sync is writing
         name = path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]
         header = parse_object_name(path)
         if header is None:

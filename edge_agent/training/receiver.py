@@ -113,7 +113,8 @@ class Receiver:
         if table not in TABLES:
             raise RequestError(f"table: expected one of {', '.join(TABLES)}, found {table[:40]!r}", param="table")
         last_seq = await self._in_thread(self._inbox.position, device_id, log_id, table)
-        return JSONResponse({"last_seq": last_seq})
+        row_id = await self._in_thread(self._inbox.row_id, device_id, log_id, table, last_seq)
+        return JSONResponse({"last_seq": last_seq, "id": row_id})
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

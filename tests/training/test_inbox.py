@@ -85,7 +85,7 @@ def test_a_device_set_up_anew_goes_on_and_is_pointed_out(inbox: Inbox, caplog: p
 def test_a_device_whose_id_another_one_took_is_refused_and_told_what_to_do(inbox: Inbox) -> None:
     inbox.add(header(0, 1), exchanges(0, 1))
     inbox.add(header(0, 1, log_id=OTHER_LOG), [exchange_row(1, id="other")])
-    with pytest.raises(DeviceConflict, match=r"'kitchen'.*two devices have one id.*set another sync.device_id"):
+    with pytest.raises(DeviceConflict, match=r"'kitchen'.*two devices have one id.*needs an id of its own"):
         inbox.add(header(1, 2), exchanges(1, 2))
     assert stored_ids(inbox) == ["exchange-1", "other"]
     assert "log aaaaaaaa was refused at" in warnings_of(inbox)
@@ -99,7 +99,7 @@ def test_a_copied_card_is_found_by_other_rows_at_the_same_place(inbox: Inbox, ta
         return whole[table] | {"id": name}
 
     inbox.add(header(0, 2, table), [row(1, "shared"), row(2, "first's")])
-    with pytest.raises(DeviceConflict, match=f"{table} has first's at seq 2, and now second's.*set another"):
+    with pytest.raises(DeviceConflict, match=f"{table} has first's at seq 2, and now second's.*needs an id of its own"):
         inbox.add(header(0, 3, table), [row(1, "shared"), row(2, "second's"), row(3, "second's too")])
     assert inbox.status()[table] == 2
     assert inbox.position("kitchen", LOG, table) == 2

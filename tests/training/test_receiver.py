@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,14 @@ import pytest
 import requests
 import trustme
 
+from edge_agent.decision_log import DecisionLog
 from edge_agent.log_batches import encode
 from edge_agent.training.inbox import Inbox
+from tests.log_rows import numbered, write_log
 from tests.training.receiving import (
     LOG,
     OTHER_LOG,
+    TOOL,
     ReceiverProcess,
     add_device,
     batch,
@@ -79,7 +85,7 @@ def test_a_batch_over_tls_is_in_the_inbox_once(receiver: ReceiverProcess, inbox:
         {"accepted": 0, "duplicates": 3, "rejected": 0, "last_seq": 3},
     ]
     assert count(inbox, device) == 3
-    assert receiver.position(token).json() == {"last_seq": 3}
+    assert receiver.position(token).json() == {"last_seq": 3, "id": "exchange-3"}
 
 
 def test_a_tombstone_over_the_wire_deletes(receiver: ReceiverProcess, inbox: Inbox, device: str) -> None:
@@ -186,6 +192,45 @@ def test_a_skewed_clock_changes_nothing_but_is_pointed_out(receiver: ReceiverPro
     assert f"WARNING {device}: its clock is" in receiver.printed
 
 
+# What a device really does
+
+
+def sync(receiver: ReceiverProcess, directory: Path, device: str, token: str, expect: int = 0) -> str:
+    """Run tools/sync_logs.py for the log in a directory; what it printed."""
+    settings = {"LOG_PATH": directory / "log.db", "SYNC_DESTINATION": receiver.url, "SYNC_DEVICE_ID": device}
+    settings |= {"SYNC_TOKEN": token, "SYNC_CA_FILE": receiver.ca_file, "SYNC_GIVE_UP_S": "0"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_AGENT_", "XDG_"))}
+    own = {f"XDG_{kind}_HOME": str(directory / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")}
+    environ = kept | own | {f"EDGE_AGENT_{name}": str(value) for name, value in settings.items()}
+    command = [sys.executable, TOOL.with_name("sync_logs.py")]
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert run.returncode == expect, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_a_device_syncs_forgets_and_loses_its_position_and_each_row_is_here_once(
+    receiver: ReceiverProcess, inbox: Inbox, device: str, tmp_path: Path
+) -> None:
+    ids, token = write_log(tmp_path / "log.db", numbered(700)), receiver.token(device)
+    sync(receiver, tmp_path, device, token)
+    assert count(inbox, device) == len(ids)
+    with closing(DecisionLog(tmp_path / "log.db")) as log:
+        log.forget(ids[5])
+    ids += write_log(tmp_path / "log.db", numbered(20, first=700))
+    next((tmp_path / "state").rglob("sync-state.json")).unlink()
+    sync(receiver, tmp_path, device, token)
+    arrived = inbox.read("SELECT id FROM exchanges WHERE device_id = ? ORDER BY seq", [device])
+    assert [row[0] for row in arrived] == [one for one in ids if one != ids[5]]
+
+
+def test_a_device_with_anothers_token_is_told_what_to_do(
+    receiver: ReceiverProcess, device: str, tmp_path: Path
+) -> None:
+    write_log(tmp_path / "log.db", numbered(3))
+    printed = sync(receiver, tmp_path, "another", receiver.token(device), expect=1)
+    assert f"the token is for {device!r}, the batch for 'another'" in printed
+
+
 # Clients that are slow, silent, or gone
 
 
@@ -260,7 +305,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
         answer = full.send(large, token)
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
         assert int(answer.headers["retry-after"]) > 0
-        assert full.position(token).json() == {"last_seq": 3}
+        assert full.position(token).json()["last_seq"] == 3
         assert full.send(batch(3, 4), token).json()["accepted"] == 1  # there is room for less
     with running_receiver(tmp_path / "inbox.db") as roomy:
         assert roomy.send(large, token).json() == {"accepted": 1, "duplicates": 1, "rejected": 0, "last_seq": 5}
