@@ -7,8 +7,9 @@ import logging
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,8 +29,8 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def with_inbox(command):
-    """The option --inbox, and errors as one sentence."""
+def with_inbox(command: Callable[..., None]) -> Callable[..., None]:
+    """The option --inbox."""
     path = click.Path(dir_okay=False, path_type=Path)
     help_text = "the inbox; default inbox.db in edge-agent's state directory"
     return click.option("--inbox", "inbox_file", type=path, help=help_text)(command)
@@ -50,7 +51,16 @@ def opened(inbox_file: Path | None, max_bytes: int | None = None) -> Inbox:
 @click.option("--max-decoded-bytes", default=64 << 20, show_default=True, type=click.IntRange(1024), help="unpacked")
 @click.option("--max-inbox-bytes", type=click.IntRange(65536), help="the inbox grows no larger; default: the disk")
 @click.option("--silent-client-s", default=30.0, show_default=True, help="how long an upload may pause")
-def serve(inbox_file, host, port, tls_cert, tls_key, behind_proxy, max_inbox_bytes, **limits) -> None:
+def serve(
+    inbox_file: Path | None,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    max_inbox_bytes: int | None,
+    **limits: Any,
+) -> None:
     """Take batches from devices until SIGTERM or Ctrl-C."""
     from edge_agent.training.receiver import Receiver, run
 
@@ -71,7 +81,7 @@ def serve(inbox_file, host, port, tls_cert, tls_key, behind_proxy, max_inbox_byt
 @main.command("add-device")
 @with_inbox
 @click.argument("name")
-def add_device(inbox_file, name) -> None:
+def add_device(inbox_file: Path | None, name: str) -> None:
     """Let a device upload. Prints its token, once."""
     token = Devices(opened(inbox_file)).add(name)
     print(f"{token}\n\nOn the device set sync.device_id to {name}, and keep this token in the variable that", end=" ")
@@ -81,7 +91,7 @@ def add_device(inbox_file, name) -> None:
 @main.command("revoke-device")
 @with_inbox
 @click.argument("name")
-def revoke_device(inbox_file, name) -> None:
+def revoke_device(inbox_file: Path | None, name: str) -> None:
     """Refuse a device's token from now on. What it sent stays."""
     Devices(opened(inbox_file)).revoke(name)
     print(f"{name} can no longer upload; `add-device {name}` gives it a new token")
@@ -90,7 +100,7 @@ def revoke_device(inbox_file, name) -> None:
 @main.command()
 @with_inbox
 @click.option("--json", "as_json", is_flag=True, help="for programs")
-def devices(inbox_file, as_json) -> None:
+def devices(inbox_file: Path | None, as_json: bool) -> None:
     """Who sent what, when, and what to look at."""
     found = Devices(opened(inbox_file)).all()
     print(json.dumps([as_dict(device) for device in found], indent=1) if as_json else table(found))
@@ -99,7 +109,7 @@ def devices(inbox_file, as_json) -> None:
 @main.command("import")
 @with_inbox
 @click.argument("url")
-def import_(inbox_file, url) -> None:
+def import_(inbox_file: Path | None, url: str) -> None:
     """Read the objects devices wrote below URL (file://, s3://, sftp:// ...). Ends with 1 when one was skipped."""
     from edge_agent.training.object_import import import_objects
 
@@ -118,7 +128,7 @@ def import_(inbox_file, url) -> None:
 @main.command()
 @with_inbox
 @click.argument("exchange_id")
-def forget(inbox_file, exchange_id) -> None:
+def forget(inbox_file: Path | None, exchange_id: str) -> None:
     """Delete the whole conversation of an exchange, and refuse it when it is sent again."""
     inbox = opened(inbox_file)
     before = inbox.status()["exchanges"]
@@ -131,7 +141,7 @@ def forget(inbox_file, exchange_id) -> None:
 @main.command()
 @with_inbox
 @click.option("--json", "as_json", is_flag=True, help="for programs")
-def status(inbox_file, as_json) -> None:
+def status(inbox_file: Path | None, as_json: bool) -> None:
     """What the inbox holds."""
     facts = opened(inbox_file).status()
     lines = (f"{name.replace('_', ' '):<18} {'-' if value is None else value}" for name, value in facts.items())
@@ -170,7 +180,7 @@ def table(found: Sequence[Device]) -> str:
     row = "{:<24} {:>9} {:>8} {:>4}  {:<24} {:>9}".format
     lines = [row("device", "exchanges", "feedback", "logs", "last seen", "clock")]
     for one in found:
-        clock = "-" if one.clock_offset_s is None else f"{one.clock_offset_s:+.0f} s"
+        clock = "-" if one.clock_offset_s is None else f"{round(one.clock_offset_s):+d} s"
         lines.append(row(one.device_id, one.exchanges, one.feedback, one.logs, one.last_seen_utc or "never", clock))
         lines += [f"  ! {warning}" for warning in one.warnings]
     return "\n".join(lines) if found else "no devices yet; `receive_logs.py add-device NAME` lets one upload"
