@@ -62,7 +62,7 @@ class HttpDestination:
     def position(self, device_id: str, log_id: str, table: str) -> Position:
         """Up to which seq the receiver has everything. :raises SyncError: SyncRefused when it will not say."""
         answer = self._ask("GET", "/v1/position", params={"log_id": log_id, "table": table})
-        return Position(_seq(answer))
+        return Position(_seq(answer), answer.get("id"))
 
     def put(self, header: BatchHeader, rows: list[Row], body: bytes) -> None:
         """Hand over a batch; the receiver has it for good when this returns.

@@ -44,6 +44,7 @@ def import_objects(url: str, inbox: Inbox, *, max_decoded_bytes: int = MAX_DECOD
     """
     with _named_errors(url):
         store, root = fsspec.core.url_to_fs(url)
+        store.invalidate_cache()
         found = store.find(root, detail=True)
         if not found and not store.exists(root):
             raise FileNotFoundError(f"there is no {root}")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from edge_agent.decision_log import DecisionLog
 from edge_agent.log_batches import BatchHeader, encode, object_name
@@ -132,6 +134,27 @@ def test_a_tombstone_among_the_objects_deletes(there: Path, inbox: Inbox) -> Non
     put(there, header(0, 1, "forgotten"), [tombstone(1, "exchange-2")])
     imported(there, inbox)
     assert stored_ids(inbox) == ["exchange-1", "exchange-3"]
+
+
+def test_objects_in_a_bucket_are_imported(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        environ = {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}
+        environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        store = fsspec.filesystem("s3")
+        store.mkdir("logs")
+        whole = encode(header(0, 3), exchanges(0, 3))
+        store.pipe_file(f"logs/fleet/{object_name(header(0, 3))}", whole)
+        store.pipe_file(f"logs/fleet/{object_name(header(3, 6))}", whole[:-9])
+        found = list(import_objects("s3://logs/fleet", inbox))
+        assert [(one.accepted, one.problem is None) for one in found] == [(3, True), (0, False)]
+        with pytest.raises(ObjectStoreError, match="s3://elsewhere/x: cannot be read"):
+            list(import_objects("s3://elsewhere/x", inbox))
+    finally:
+        server.stop()
 
 
 def test_a_place_that_is_not_there_is_named(tmp_path: Path, inbox: Inbox) -> None:

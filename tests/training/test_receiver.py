@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -70,7 +71,7 @@ def inbox(receiver: ReceiverProcess) -> Iterator[Inbox]:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", request.node.name)[-60:].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name)[-50:].strip("-")
 
 
 def count(inbox: Inbox, device: str) -> int:
@@ -221,6 +222,22 @@ def test_a_device_syncs_forgets_and_loses_its_position_and_each_row_is_here_once
     sync(receiver, tmp_path, device, token)
     arrived = inbox.read("SELECT id FROM exchanges WHERE device_id = ? ORDER BY seq", [device])
     assert [row[0] for row in arrived] == [one for one in ids if one != ids[5]]
+
+
+def test_a_copied_card_that_lost_its_position_does_not_pass_over_its_own_rows(
+    receiver: ReceiverProcess, inbox: Inbox, device: str, tmp_path: Path
+) -> None:
+    first, second, token = tmp_path / "first", tmp_path / "second", receiver.token(device)
+    write_log(first / "log.db", numbered(10))
+    second.mkdir()
+    shutil.copy(first / "log.db", second)
+    ids = write_log(second / "log.db", numbered(9, first=20))
+    write_log(first / "log.db", numbered(5, first=10))
+    sync(receiver, first, device, token)
+    assert "two devices have one log" in sync(receiver, second, device, token, expect=1)
+    sync(receiver, second, f"{device}-b", receiver.token(f"{device}-b"))
+    arrived = inbox.read("SELECT id FROM exchanges WHERE device_id = ? ORDER BY seq", [f"{device}-b"])
+    assert [row[0] for row in arrived][-len(ids) :] == ids
 
 
 def test_a_device_with_anothers_token_is_told_what_to_do(
