@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,19 @@ def running_receiver(
 def run_tool(*arguments: str | Path, expect: int = 0) -> str:
     """What a command of the tool prints, both streams."""
     run = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=60)
+    assert run.returncode == expect, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def sync(receiver: ReceiverProcess, directory: Path, device: str, token: str, expect: int = 0) -> str:
+    """Run tools/sync_logs.py for the log in a directory; what it printed."""
+    settings = {"LOG_PATH": directory / "log.db", "SYNC_DESTINATION": receiver.url, "SYNC_DEVICE_ID": device}
+    settings |= {"SYNC_TOKEN": token, "SYNC_CA_FILE": receiver.ca_file, "SYNC_GIVE_UP_S": "0"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_AGENT_", "XDG_"))}
+    own = {f"XDG_{kind}_HOME": str(directory / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")}
+    environ = kept | own | {f"EDGE_AGENT_{name}": str(value) for name, value in settings.items()}
+    command = [sys.executable, TOOL.with_name("sync_logs.py")]
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     assert run.returncode == expect, run.stdout + run.stderr
     return run.stdout + run.stderr
 

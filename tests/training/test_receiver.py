@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import gzip
 import random
 import re
 import shutil
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +27,6 @@ from tests.log_rows import numbered, write_log
 from tests.training.receiving import (
     LOG,
     OTHER_LOG,
-    TOOL,
     ReceiverProcess,
     add_device,
     batch,
@@ -39,6 +36,7 @@ from tests.training.receiving import (
     run_tool,
     running_receiver,
     stored_ids,
+    sync,
     tombstone,
 )
 
@@ -106,8 +104,6 @@ def test_who_does_not_know_our_authority_does_not_connect(receiver: ReceiverProc
 
 
 def newer(device: str) -> bytes:
-    import gzip
-
     return gzip.compress(gzip.decompress(batch(device=device)).replace(b"edge-agent-log@1", b"edge-agent-log@2"))
 
 
@@ -194,19 +190,6 @@ def test_a_skewed_clock_changes_nothing_but_is_pointed_out(receiver: ReceiverPro
 
 
 # What a device really does
-
-
-def sync(receiver: ReceiverProcess, directory: Path, device: str, token: str, expect: int = 0) -> str:
-    """Run tools/sync_logs.py for the log in a directory; what it printed."""
-    settings = {"LOG_PATH": directory / "log.db", "SYNC_DESTINATION": receiver.url, "SYNC_DEVICE_ID": device}
-    settings |= {"SYNC_TOKEN": token, "SYNC_CA_FILE": receiver.ca_file, "SYNC_GIVE_UP_S": "0"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_AGENT_", "XDG_"))}
-    own = {f"XDG_{kind}_HOME": str(directory / kind.lower()) for kind in ("CONFIG", "STATE", "CACHE")}
-    environ = kept | own | {f"EDGE_AGENT_{name}": str(value) for name, value in settings.items()}
-    command = [sys.executable, TOOL.with_name("sync_logs.py")]
-    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
-    assert run.returncode == expect, run.stdout + run.stderr
-    return run.stdout + run.stderr
 
 
 def test_a_device_syncs_forgets_and_loses_its_position_and_each_row_is_here_once(
