@@ -150,6 +150,15 @@ class EntailmentModel:
         return result
 
 
+def find_model(root: Path) -> Path:
+    """The one entailment model in a router_models tree. :raises ModelError: when there is none, or several."""
+    found = sorted(card.parent for card in (root / "entailment").glob("*/card.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ModelError(f"{root / 'entailment'}: expected one model, found {names}; name its directory")
+    return found[0]
+
+
 def label_columns(id2label: object, where: str) -> list[Verdict]:
     """The verdict of each output of a model, from its `id2label`; of two classes, `not_entailment` counts as neutral.
 

@@ -21,7 +21,20 @@ from edge_agent.training.answer_overlap import overlap, token_f1, words
 from edge_agent.training.semantic_entropy import Verdict
 
 ALIASES = 4
-"""Of a reference with dozens of names, those most like the answer are tried; the rest are misspellings and scripts."""
+"""Of a reference with dozens of names, those most like the answer are learnt; the rest are misspellings and scripts."""
+TRIED = 2
+"""Of these, so many are tried when an answer is tested; the best counts."""
+SENTENCE_SOURCES = {
+    "mnli_dev": "MultiNLI development sets (OANC and others)",
+    "snli_dev": "SNLI development set (CC BY-SA 4.0)",
+    "breaking_nli": "Breaking NLI (CC BY-SA 4.0)",
+}
+ANSWER_SOURCES = {
+    "evouna_nq": "EVOUNA, human verdicts on answers to Natural Questions: wangcunxiang/QA-Eval (Apache-2.0)",
+    "evouna_tq": "EVOUNA, human verdicts on answers to TriviaQA: the same (Apache-2.0)",
+}
+TAUGHT_WORDS = 30
+"""Of sentences; longer ones cost more than they teach about answers."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -34,6 +47,10 @@ class Pair:
     b: str
     verdict: Verdict
     source: str
+
+    @property
+    def n_words(self) -> int:
+        return len(f"{self.a} {self.b}".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +77,12 @@ class Judged:
     """Pairs of one group are one case with several references: the best counts."""
 
 
-def read_nli(path: Path, *, max_words: int) -> list[Pair]:
-    """The sentence pairs with one of three verdicts and at most `max_words` words; sets of two classes are left out."""
+def read_nli(path: Path) -> list[Pair]:
+    """The sentence pairs of all sets; `not_entailment`, in sets of two classes, is read as neutral."""
+    named: dict[str, Verdict] = {"entailment": "entailment", "contradiction": "contradiction"}
     return [
-        Pair("", row["premise"], row["hypothesis"], row["label"], row["dataset"])
+        Pair("", row["premise"], row["hypothesis"], named.get(row["label"], "neutral"), row["dataset"])
         for row in _rows(path)
-        if not row["dataset"].startswith(("rte", "scitail"))
-        and len(f"{row['premise']} {row['hypothesis']}".split()) <= max_words
     ]
 
 
@@ -126,10 +142,20 @@ def by_question(answers: Iterable[GradedAnswer]) -> Mapping[str, list[GradedAnsw
 def training_epochs(
     answers: Sequence[GradedAnswer], sentences: Sequence[Pair], *, epochs: int, seed: int
 ) -> list[list[Pair]]:
-    """The pairs of each epoch: other pairs of the same answers every time, and its share of the sentences."""
-    mixed = _thinned(sentences)
+    """The pairs of each epoch: other pairs of the same train questions every time, and its share of the sentences."""
+    taught = [answer for answer in answers if split_of(answer.question) == "train"]
+    mixed = _thinned([p for p in sentences if p.source in SENTENCE_SOURCES and p.n_words <= TAUGHT_WORDS])
     Random(seed).shuffle(mixed)
-    return [training_pairs(answers, Random(seed + i)) + mixed[i::epochs] for i in range(epochs)]
+    return [training_pairs(taught, Random(seed + i)) + mixed[i::epochs] for i in range(epochs)]
+
+
+def unseen_sentences(sentences: Sequence[Pair], *, most: int = 500) -> list[Pair]:
+    """Some of each set that are not trained on: the sets of two classes, and pairs a little longer than the taught."""
+    unseen: dict[str, list[Pair]] = defaultdict(list)
+    for pair in Random(0).sample(list(sentences), len(sentences)):
+        if pair.source not in SENTENCE_SOURCES or TAUGHT_WORDS < pair.n_words <= TAUGHT_WORDS + 10:
+            unseen[pair.source].append(pair)
+    return [pair for pairs in unseen.values() for pair in pairs[:most]]
 
 
 def _thinned(sentences: Sequence[Pair], most: int = 2000) -> list[Pair]:
@@ -213,11 +239,14 @@ def reference_cases(answers: Sequence[GradedAnswer]) -> list[Judged]:
     return [
         Judged(answer.question, alias, answer.text, answer.right, group)
         for group, answer in enumerate(answers)
-        for alias in closest_aliases(answer)
+        for alias in closest_aliases(answer, TRIED)
     ]
 
 
-def answer_pair_cases(answers: Sequence[GradedAnswer]) -> list[Judged]:
-    """Every two systems' answers to one question with a known verdict, one group each."""
-    pairs = [pair for group in by_question(answers).values() for pair in answer_cases(group)]
+def answer_pair_cases(answers: Sequence[GradedAnswer], *, most: int = 4) -> list[Judged]:
+    """Two systems' answers to one question with a known verdict, one group each; at most so many of a question."""
+    random, pairs = Random(0), []
+    for group in by_question(answers).values():
+        both = list(answer_cases(group))
+        pairs += random.sample(both, min(most, len(both)))
     return [Judged(p.question, p.a, p.b, p.verdict == "entailment", i) for i, p in enumerate(pairs)]

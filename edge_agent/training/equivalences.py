@@ -1,24 +1,26 @@
-"""The equivalences that run here, by name: exact, value, embedding, entailment. Clusters nothing.
+"""The equivalences by name: exact, value, embedding, entailment, judge. Clusters nothing.
 
-Each says of pairs of answers whether they mean the same (meaning.Equivalence). A language model behind an endpoint is
-another one: meaning_judge.py.
+Each says of pairs of answers whether they mean the same (meaning.Equivalence). The judge, a language model behind an
+endpoint, is in meaning_judge.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.errors import ModelError
+from edge_agent.errors import ConfigError, ModelError
 from edge_agent.router import Encoder
 from edge_agent.training.answer_overlap import contained, new_words, normalised, overlap, token_f1, words
 from edge_agent.training.entailment import VERDICTS, EntailmentModel
 from edge_agent.training.grading import answer_value
 from edge_agent.training.meaning import AnswerPair, Asked, Equivalence
+from edge_agent.training.router_export import load_encoder
 from edge_agent.training.semantic_entropy import Rule, equivalent
 
 Floats = npt.NDArray[np.float64]
@@ -193,3 +195,44 @@ def _logit(probabilities: Floats) -> Floats:
 
 def _has_values(asked: Asked) -> bool:
     return asked.question is not None and asked.question.grader not in TEXTUAL
+
+
+def named(
+    name: str,
+    *,
+    model: Path | None = None,
+    rule: Rule | None = None,
+    cache: Path | None = None,
+    encoder: Path | None = None,
+    judge: Callable[[], Equivalence] | None = None,
+) -> Equivalence:
+    """The equivalence of a name, or of several in turn: `value+entailment` compares by value where there are values.
+
+    :param model: directory of the entailment model; `rule` and `cache` are its own.
+    :param encoder: directory of the router's encoder, for `embedding`.
+    :param judge: makes the judge, for `judge`.
+    :raises ConfigError: for an unknown name, or one whose model is not given.
+    """
+    first, plus, rest = name.partition("+")
+    if first == "value":
+        return ValueEquivalence(
+            named(rest or "exact", model=model, rule=rule, cache=cache, encoder=encoder, judge=judge)
+        )
+    if first == "exact" and not plus:
+        return ExactEquivalence()
+    if first == "entailment" and not plus:
+        return EntailmentEquivalence(EntailmentModel.load(_given(model, name, "model"), cache=cache), rule=rule)
+    if first == "embedding" and not plus:
+        return EmbeddingEquivalence(load_encoder(_given(encoder, name, "encoder")))
+    if first == "judge" and not plus:
+        made: Equivalence = _given(judge, name, "judge")()
+        return made
+    raise ConfigError(
+        f"equivalence: expected entailment, exact, embedding or judge, alone or behind `value+`, found {name!r}"
+    )
+
+
+def _given(value: Any, name: str, what: str) -> Any:
+    if value is None:
+        raise ConfigError(f"equivalence {name}: expected a {what}, found none; name one")
+    return value

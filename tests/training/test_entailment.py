@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import ModelError
-from edge_agent.training.entailment import VERDICTS, EntailmentModel
+from edge_agent.training.entailment import VERDICTS, EntailmentModel, find_model
 from edge_agent.training.pair_tokens import PairTokenizer
 from tests.tiny_entailment import LABELS, MAX_TOKENS, make_tiny_entailment, pair_tokenizer
 
@@ -180,3 +180,15 @@ def test_a_cache_file_that_is_something_else_is_left_alone(tiny, tmp_path):
     with pytest.raises(ModelError, match=r"notes\.txt: expected a cache of verdicts"):
         EntailmentModel.load(tiny, cache=tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text().startswith("not a database")
+
+
+def test_the_one_model_of_a_tree_is_found_and_several_must_be_chosen_from(tmp_path):
+    with pytest.raises(ModelError, match="found none; name its directory"):
+        find_model(tmp_path)
+    for name in ("v1", "v2"):
+        (tmp_path / "entailment" / name).mkdir(parents=True)
+        (tmp_path / "entailment" / name / "card.json").write_text("{}")
+        if name == "v1":
+            assert find_model(tmp_path).name == "v1"
+    with pytest.raises(ModelError, match="expected one model, found v1, v2"):
+        find_model(tmp_path)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from edge_agent.errors import CloudRejected, CloudUnavailable, ModelError
+from edge_agent.errors import CloudRejected, CloudUnavailable, ConfigError, ModelError
 from edge_agent.training.answer_overlap import normalised
 from edge_agent.training.entailment import EntailmentModel
 from edge_agent.training.equivalences import (
@@ -18,6 +18,7 @@ from edge_agent.training.equivalences import (
     EntailmentEquivalence,
     ExactEquivalence,
     ValueEquivalence,
+    named,
 )
 from edge_agent.training.meaning import AnswerPair, Answers, Asked, cluster_many
 from edge_agent.training.meaning_judge import JudgeEquivalence
@@ -209,6 +210,27 @@ def test_embeddings_above_the_threshold_mean_the_same(tmp_path):
     equivalence = EmbeddingEquivalence(load_encoder(directory), threshold=0.999)
     pairs = [pair("it is hard", "hard it is"), pair("hard", "soft")]
     assert equivalence.same(pairs) == [score >= 0.999 for score in equivalence.scores(pairs)] == [True, False]
+
+
+def test_equivalences_have_names(tiny, tmp_path):
+    make_tiny_router(tmp_path)
+    (encoder,) = (tmp_path / "encoders").iterdir()
+    kinds = {"exact": ExactEquivalence, "entailment": EntailmentEquivalence, "embedding": EmbeddingEquivalence}
+    kinds |= {"judge": ExactEquivalence, "value": ValueEquivalence, "value+entailment": ValueEquivalence}
+    made = {name: named(name, model=tiny, encoder=encoder, judge=ExactEquivalence) for name in kinds}
+    assert {name: type(equivalence) for name, equivalence in made.items()} == kinds
+    texts = ("1", "1.0", "it is"), ("it is", "was")
+    found = cluster_many([Answers(asked("number"), texts[0]), Answers(Asked("?"), texts[1])], made["value+entailment"])
+    assert [meanings.semantic_ids for meanings in found] == [(0, 0, 1), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("meaning", "found 'meaning'"), ("exact+value", "exact"), ("entailment", "a model"), ("value+judge", "a judge")],
+)
+def test_a_name_that_cannot_be_had_is_an_error_that_says_what_to_name(name, said):
+    with pytest.raises(ConfigError, match=f"equivalence.*expected.*{said}"):
+        named(name)
 
 
 class Judge(ThreadingHTTPServer):
