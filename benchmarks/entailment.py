@@ -2,10 +2,12 @@
 
 python -m benchmarks.entailment [--samples FILE] [--queries N]
 
-FILE holds lines of {"question": ..., "answers": [...]}; without it, ten answers to each of our own questions are drawn
-from a long-tailed distribution over right and wrong ones in several wordings. "Pairwise" compares every two answers in
-both directions, one pass at a time, as the paper's reference code does; "greedy" compares with first members only, also
-one pass at a time. All three ask the same int8 model.
+FILE holds lines of {"question": ..., "answers": [...]}, perhaps with "values": [...], what each one says or null: then how
+well answers of one value are told from answers of two is printed as well. Without FILE, ten answers to each of our
+own questions are drawn from a long-tailed distribution over right and wrong ones in several wordings.
+
+"Pairwise" compares every two answers in both directions, one pass at a time; "greedy" compares with first members only,
+one pass at a time as well. All three ask the same int8 model.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ from itertools import combinations
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
 from benchmarks.table import print_table
+from edge_agent.training.answer_overlap import normalised
 from edge_agent.training.entailment import AskedPair, EntailmentModel, find_model
-from edge_agent.training.equivalences import EntailmentEquivalence
+from edge_agent.training.equivalences import FEATURES, Combination, EntailmentEquivalence, pair_features
+from edge_agent.training.evaluation import auroc
 from edge_agent.training.meaning import AnswerPair, Answers, Asked, cluster_many
 from edge_agent.training.questions import generate
 from edge_agent.training.semantic_entropy import cluster
@@ -54,7 +60,11 @@ def main() -> None:
         [name, f"{passes:.1f}", f"{seconds:.4f}", f"{passes / ours[0]:.1f}x", f"{seconds / ours[1]:.1f}x"]
         for name, (passes, seconds) in found.items()
     ]
-    print_table("Entailment", ["", "passes a query", "seconds a query", "passes to ours", "seconds to ours"], rows)
+    print_table(
+        "Passes and seconds", ["", "passes a query", "seconds a query", "passes to ours", "seconds to ours"], rows
+    )
+    if chosen.samples:
+        by_value(chosen.samples, directory)
 
 
 def read(path: Path) -> list[Answers]:
@@ -108,6 +118,29 @@ def greedy(model: EntailmentModel, queries: Sequence[Answers]) -> None:
 
 def rounds(model: EntailmentModel, queries: Sequence[Answers]) -> None:
     cluster_many(queries, EntailmentEquivalence(model))
+
+
+def by_value(path: Path, directory: Path) -> None:
+    """Pairs of different texts on questions whose answers have values: the same value is the same meaning."""
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row.get("values")]
+    pairs, same = [], []
+    for row in rows:
+        texts = {normalised(a): (a, v) for a, v in zip(row["answers"], row["values"], strict=True) if v and a.strip()}
+        for (a, value), (b, other) in combinations(texts.values(), 2):
+            pairs.append(AnswerPair(Asked(row["question"]), a, b))
+            same.append(float(value == other))
+    if not 0 < sum(same) < len(same):
+        return
+    features, truth = pair_features(EntailmentModel.load(directory), pairs), np.array(same)
+    combination = Combination.from_card(EntailmentModel.load(directory).card)
+    scores = {name: features[:, i] for i, name in enumerate(FEATURES)}
+    if combination:
+        scores["the card's combination"] = combination.scores(features)
+        right = np.mean((scores["the card's combination"] >= combination.threshold) == (truth > 0.5))
+        print(f"\nThe card's threshold is right on {right:.1%} of {len(pairs)} pairs; {truth.mean():.1%} are the same.")
+    table = [[name, f"{auroc(values, truth):.3f}"] for name, values in scores.items()]
+    print_table("Answers with values: AUROC of one value against two", ["", "AUROC"], table)
 
 
 if __name__ == "__main__":

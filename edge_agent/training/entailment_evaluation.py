@@ -95,15 +95,24 @@ def fit(tasks: Sequence[tuple[Cases, Floats]], features: Sequence[str], *, l2: f
     return Combination(tuple(features), tuple(round(float(w), 5) for w in slope * theta), round(bias, 5), 0.5)
 
 
-def best_threshold(scores: Floats, same: Floats) -> float:
-    """Between the two neighbouring scores where calling the upper ones the same is right most often."""
+def best_threshold(scores: Floats, same: Floats, weights: Floats | None = None) -> float:
+    """Between the two neighbouring scores where calling the upper ones the same is right most often.
+
+    :param weights: of the cases; see `balanced`.
+    """
     order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.concatenate([[0.0], np.cumsum(2 * same[order] - 1)])
+    gains = (2 * same - 1) * (1 if weights is None else weights)
+    ordered, hits = scores[order], np.concatenate([[0.0], np.cumsum(gains[order])])
     ends = np.concatenate([[0], np.flatnonzero(np.append(np.diff(ordered) != 0, True)) + 1])
     end = int(ends[np.argmax(hits[ends])])
     if end in (0, len(ordered)):
         return float(ordered[0] + 1e-6 if end == 0 else ordered[-1])
     return float((ordered[end - 1] + ordered[end]) / 2)
+
+
+def balanced(same: Floats) -> Floats:
+    """Weights that make both kinds of case, the same and not the same, weigh 1/2 together."""
+    return np.where(same > 0.5, 0.5 / max(np.sum(same), 1), 0.5 / max(np.sum(1 - same), 1))
 
 
 def figures(scores: Floats, cases: Cases, threshold: float, *, resamples: int = 1000) -> dict[str, Any]:
@@ -123,6 +132,7 @@ def figures(scores: Floats, cases: Cases, threshold: float, *, resamples: int = 
         "auroc_95": _rounded(bootstrap(area, n, resamples=resamples)),
         "accuracy": round(float(right.mean()), 4),
         "accuracy_95": _rounded(bootstrap(accuracy, n, resamples=resamples)),
+        "balanced_accuracy": round(float(np.sum(right * balanced(cases.same))), 4),
         "threshold": round(threshold, 4),
     }
 

@@ -181,6 +181,7 @@ def test_the_combination_on_a_card_is_the_default_and_a_rule_overrides_it(tmp_pa
     pairs = [pair("one two three", "one two four"), pair("one", "two"), pair("is", "was")]
     assert EntailmentEquivalence(model).same(pairs) == [True, False, False]
     assert EntailmentEquivalence(model, threshold=0.9).same(pairs) == [False, False, False]
+    assert EntailmentEquivalence(model).same([]) == []
     assert EntailmentEquivalence(model, rule="strict").same(pairs) == [False, False, True]
 
 
@@ -219,6 +220,7 @@ def test_equivalences_have_names(tiny, tmp_path):
     kinds |= {"judge": ExactEquivalence, "value": ValueEquivalence, "value+entailment": ValueEquivalence}
     made = {name: named(name, model=tiny, encoder=encoder, judge=ExactEquivalence) for name in kinds}
     assert {name: type(equivalence) for name, equivalence in made.items()} == kinds
+    assert [equivalence.same([]) for equivalence in made.values()] == [[]] * len(made)
     texts = ("1", "1.0", "it is"), ("it is", "was")
     found = cluster_many([Answers(asked("number"), texts[0]), Answers(Asked("?"), texts[1])], made["value+entailment"])
     assert [meanings.semantic_ids for meanings in found] == [(0, 0, 1), (0, 0)]
