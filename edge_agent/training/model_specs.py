@@ -30,11 +30,6 @@ class ModelSpec:
     concurrency: int = 8
     n_threads: int = 2
 
-    @property
-    def costs(self) -> bool:
-        """Whether sampling it may cost money."""
-        return self.base_url is not None and self.price != Price()
-
     def sampler(self) -> Sampler:
         """Load the file, or get ready to ask the server."""
         if self.path is not None:

@@ -72,8 +72,9 @@ class Estimate:
     input_tokens: int
     output_tokens: int
     cost: float
-    costs: bool
-    """Whether it is asked for money at all."""
+    """In the currency of the price; 0 without one."""
+    remote: bool
+    """A server answers: queries leave this process, and may cost money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def estimates(job: Job) -> Iterator[Estimate]:
         store.close()
         worst = [worst_case(query.prompt, job.settings) for query in wanted]
         asked, answered = (round(sum(tokens[i] for tokens in worst)) for i in (0, 1))
-        yield Estimate(model.name, len(wanted), asked, answered, model.price.of(asked, answered), model.costs)
+        yield Estimate(model.name, len(wanted), asked, answered, model.price.of(asked, answered), bool(model.base_url))
 
 
 def run(job: Job, on_start: OnStart) -> Result:

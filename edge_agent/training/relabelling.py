@@ -55,9 +55,10 @@ def sample_into(
 ) -> int:
     """Sample what is missing; how many queries that were. A rerun does nothing."""
     wanted = missing(queries, store)
-    prompts = {query.id: query.prompt for query in wanted}
-    for sample in sampler.sample(prompts.values(), settings):
-        store.add(sample, prompts[sample.query_id].sha256)
+    by_id = {query.id: query for query in wanted}
+    for sample in sampler.sample([query.prompt for query in wanted], settings):
+        query = by_id[sample.query_id]
+        store.add(sample, query.prompt.sha256, query.exchange_ids)
         on_sample(sample)
     return len(wanted)
 

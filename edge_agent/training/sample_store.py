@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
     {
         "query_id": pa.string(),
         "prompt_sha256": pa.string(),
+        "exchange_ids": pa.list_(pa.string()),
         "model": pa.string(),
         "n_prompt_tokens": pa.int32(),
         "generations": pa.list_(_GENERATION),
@@ -50,7 +51,8 @@ SCHEMA = pa.schema(
         "hidden_state": pa.binary(),
     }
 )
-"""The last three are float16, little-endian; empty where the sampler cannot see them."""
+"""`exchange_ids`: those of a log that asked it. The last three columns are float16, little-endian; empty where the
+sampler cannot see them."""
 
 _ARRAYS = ("logprobs", "entropies", "hidden_state")
 
@@ -82,9 +84,9 @@ class SampleStore:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, sample: Sample, prompt_sha256: str) -> None:
+    def add(self, sample: Sample, prompt_sha256: str, exchange_ids: Sequence[str] = ()) -> None:
         """Keep the sample; it is safe from a kill when this returns."""
-        row = to_row(sample, prompt_sha256)
+        row = to_row(sample, prompt_sha256) | {"exchange_ids": list(exchange_ids)}
         encoded = {k: base64.b64encode(v).decode() if k in _ARRAYS else v for k, v in row.items()}
         self._file.write(json.dumps(encoded, ensure_ascii=False) + "\n")
         self._file.flush()
@@ -103,22 +105,13 @@ class SampleStore:
                 seen.add(key)
                 yield row["prompt_sha256"], from_row(row)
 
-    def forget(self, query_ids: set[str]) -> int:
-        """Remove these queries' samples, rewriting what holds them; how many there were."""
-        self._file.flush()
-        removed = 0
-        for path in sorted(self.directory.glob("part-*.parquet")):
-            table = pq.read_table(path)
-            kept = [i for i, query_id in enumerate(table["query_id"].to_pylist()) if query_id not in query_ids]
-            if len(kept) < len(table):
-                removed += len(table) - len(kept)
-                write_parquet(path, table.take(kept))
-        lines = self._journal.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept_lines = [line for line in lines if json.loads(line)["query_id"] not in query_ids]
-        removed += len(lines) - len(kept_lines)
-        self._replace_journal("".join(kept_lines))
-        self._in_journal = len(kept_lines)
-        self._keys = {key for key in self._keys if key[0] not in query_ids}
+    def forget(self, exchange_ids: Collection[str]) -> int:
+        """Remove the samples of these exchanges, rewriting what holds them; how many there were."""
+        self._file.close()
+        removed = forget_samples(self.directory, exchange_ids)
+        self._file = self._journal.open("a", encoding="utf-8")
+        self._keys = {(row["query_id"], row["prompt_sha256"]) for row in self._rows()}
+        self._in_journal = sum(1 for _ in _journal_rows(self._journal))
         return removed
 
     def close(self) -> None:
@@ -144,6 +137,23 @@ class SampleStore:
         yield from _journal_rows(self._journal)
 
 
+def forget_samples(directory: Path, exchange_ids: Collection[str]) -> int:
+    """Remove the samples of these exchanges from one store's directory; how many there were."""
+    removed = 0
+    for path in sorted(directory.glob("part-*.parquet")):
+        table = pq.read_table(path, schema=SCHEMA)
+        kept = [i for i, ids in enumerate(table["exchange_ids"].to_pylist()) if not {*(ids or ())} & {*exchange_ids}]
+        if len(kept) < len(table):
+            removed += len(table) - len(kept)
+            write_parquet(path, table.take(kept))
+    journal = directory / JOURNAL
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True) if journal.exists() else []
+    kept_lines = [line for line in lines if not {*json.loads(line)["exchange_ids"]} & {*exchange_ids}]
+    if len(kept_lines) < len(lines):
+        write_file(journal, "".join(kept_lines).encode())
+    return removed + len(lines) - len(kept_lines)
+
+
 def to_row(sample: Sample, prompt_sha256: str) -> dict[str, Any]:
     """The sample as a row of SCHEMA."""
     generations = [
@@ -154,6 +164,7 @@ def to_row(sample: Sample, prompt_sha256: str) -> dict[str, Any]:
     return {
         "query_id": sample.query_id,
         "prompt_sha256": prompt_sha256,
+        "exchange_ids": [],
         "model": sample.generations[0].model,
         "n_prompt_tokens": sample.n_prompt_tokens,
         "generations": generations,

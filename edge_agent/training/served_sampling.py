@@ -72,6 +72,8 @@ class ServedSampler:
         if api_key:
             self._session.headers["Authorization"] = f"Bearer {api_key}"
         self._lock = threading.Lock()
+        self._has_logprobs = True
+        """Until the server says it has none."""
 
     @property
     def cost(self) -> float:
@@ -143,10 +145,18 @@ class ServedSampler:
             "model": self.name,
             "messages": [message.to_openai() for message in prompt.messages],
             "max_tokens": prompt.max_tokens,
-            "logprobs": True,
             **({"stop": [prompt.stop]} if prompt.stop else {}),
             **options,
         }
+        if self._has_logprobs:
+            response = self._post(body | {"logprobs": True})
+            if response.ok or "logprobs" not in response.text:
+                return self._counted(self._read(response))
+            self._has_logprobs = False
+        return self._counted(self._read(self._post(body)))
+
+    def _post(self, body: dict[str, Any]) -> requests.Response:
+        """The response once it is no failure that may pass."""
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -156,26 +166,25 @@ class ServedSampler:
             except requests.RequestException as error:
                 problem = type(error).__name__
                 continue
-            if response.ok:
-                return self._counted(self._read(response))
-            if response.status_code in (400, 422) and "logprobs" in body and "logprobs" in response.text:
-                del body["logprobs"]  # a server that has none
-                continue
-            problem = f"HTTP {response.status_code}: {response.text[:200]}"
             if response.status_code not in RETRIED:
-                raise CloudRejected(f"{self._url} refuses {self.name}: {problem}; check model, key and limits")
+                return response
+            problem = _status(response)
         raise CloudUnavailable(f"{self._url}: no answer after {ATTEMPTS} attempts ({problem}); run it again later")
 
     def _read(self, response: requests.Response) -> dict[str, Any]:
+        if not response.ok:
+            raise CloudRejected(f"{self._url} refuses {self.name}: {_status(response)}; check model, key and limits")
         try:
-            answer = response.json()
-            assert answer["choices"] and all(isinstance(c["message"], dict) for c in answer["choices"])
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            answer = dict(response.json())
+            readable = all("content" in choice["message"] for choice in answer["choices"]) and answer["choices"]
+        except (ValueError, KeyError, TypeError):
+            readable = False
+        if not readable:
             raise CloudRejected(
                 f"{self._url}: expected a chat completion with choices, found {response.text[:100]!r}; is it an"
                 " OpenAI-compatible endpoint?"
-            ) from error
-        return dict(answer)
+            )
+        return answer
 
     def _counted(self, answer: dict[str, Any]) -> dict[str, Any]:
         usage = answer.get("usage") or {}
@@ -193,6 +202,10 @@ def worst_case(prompt: Prompt, settings: SamplingSettings, *, many: bool = False
     text = sum(len(message.content) + 12 for message in prompt.messages) / 3
     requests_sent = 2 if many else settings.n + 1
     return text * requests_sent, float(prompt.max_tokens * (settings.n + 1))
+
+
+def _status(response: requests.Response) -> str:
+    return f"HTTP {response.status_code}: {response.text[:200]}"
 
 
 def _generation(query_id: str, model: str, index: int, choice: dict[str, Any]) -> Generation:

@@ -1,0 +1,47 @@
+"""Takes exchanges that an owner forgot out of samples and labels. The inbox forgets by itself (inbox.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.training.files import write_file
+from edge_agent.training.label_plots import entropy_histograms
+from edge_agent.training.label_rows import read_labels, summary, to_table
+from edge_agent.training.relabel_job import HISTOGRAMS, LABELS, SUMMARY
+from edge_agent.training.sample_store import forget_samples, write_parquet
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How many rows are gone."""
+
+    samples: int
+    labels: int
+
+
+def forget(exchange_ids: Collection[str], *, samples: Path, labels: Collection[Path]) -> Forgotten:
+    """Remove everything that was made from these exchanges.
+
+    :param samples: the folder with the stores of samples.
+    :param labels: folders that relabelling wrote; those without labels are left alone.
+    """
+    stores = [path for path in samples.glob("*/") if (path / "settings.json").is_file()]
+    return Forgotten(
+        sum(forget_samples(store, exchange_ids) for store in stores),
+        sum(_forget_labels(folder, exchange_ids) for folder in labels if (folder / LABELS).is_file()),
+    )
+
+
+def _forget_labels(folder: Path, exchange_ids: Collection[str]) -> int:
+    """The rest is written without its recipe: the next relabelling looks at it anew."""
+    rows = read_labels(folder / LABELS)
+    kept = [row for row in rows if not {*(row["exchange_ids"] or ())} & {*exchange_ids}]
+    if len(kept) < len(rows):
+        known = json.loads((folder / SUMMARY).read_text())
+        write_parquet(folder / LABELS, to_table(kept))
+        write_file(folder / SUMMARY, json.dumps(known | summary(kept), indent=1).encode())
+        write_file(folder / HISTOGRAMS, entropy_histograms(kept))
+    return len(rows) - len(kept)
