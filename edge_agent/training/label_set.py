@@ -1,0 +1,134 @@
+"""A label set that can be given away: labels with everything a head is trained on, and no text of public sets.
+
+A directory holds `labels.parquet` and `card.json`. Rows of public questions are found again by (dataset, row,
+question_sha256) in a folder that holds the set (question_sets.resolve); our own questions are there whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from edge_agent.training import label_rows
+from edge_agent.training.files import sha256, write_file
+from edge_agent.training.label_queries import LabelQuery
+from edge_agent.training.question_sets import load, resolve
+from edge_agent.training.questions import OWN, Question
+from edge_agent.training.sample_store import write_parquet
+from edge_agent.training.sampling import Sample
+
+LABELS, CARD = "labels.parquet", "card.json"
+
+Floats = npt.NDArray[np.float32]
+
+SCHEMA = pa.schema(
+    [
+        *label_rows.SCHEMA,
+        pa.field("question", pa.string()),
+        pa.field("answers_local", pa.list_(pa.string())),
+        pa.field("answers_cloud", pa.list_(pa.string())),
+        pa.field("embedding", pa.binary()),
+        pa.field("embedding_scale", pa.float32()),
+        pa.field("hidden_state_local", pa.binary()),
+        pa.field("hidden_state_local_scale", pa.float32()),
+        pa.field("greedy_logprobs_local", pa.binary()),
+        pa.field("greedy_entropies_local", pa.binary()),
+    ],
+    metadata=label_rows.SCHEMA.metadata,
+)
+"""Labels (label_rows.SCHEMA), and: the question as JSON and both models' answers, the near-greedy one first, for our
+own questions only; the router encoder's embedding of the question and the local model's hidden state at the prompt's
+last token, both int8 with a scale; log-probabilities and entropies of the local near-greedy answer's tokens, float16."""
+
+
+def quantized(values: Floats) -> tuple[bytes, float]:
+    """A vector as int8 and the scale that undoes it: value = scale * int8, off by at most scale / 2."""
+    scale = float(np.abs(values).max()) / 127 if len(values) else 0.0
+    whole = np.round(values / scale) if scale else np.zeros_like(values)
+    return whole.astype(np.int8).tobytes(), scale
+
+
+def restored(data: bytes, scale: float) -> Floats:
+    """The vector `quantized` made bytes of, float32."""
+    return np.asarray(np.frombuffer(data, dtype=np.int8) * np.float32(scale))
+
+
+def with_inputs(
+    label: Mapping[str, Any], query: LabelQuery, local: Sample, cloud: Sample, embed: Callable[[str], Floats]
+) -> dict[str, Any]:
+    """A label's row with what heads are trained on.
+
+    :param embed: the router's encoder.
+    """
+    own = query.question is not None and query.question.dataset == OWN
+    embedding, embedding_scale = quantized(embed(query.text))
+    hidden, hidden_scale = quantized(local.hidden_state.astype(np.float32))
+    return {
+        **label,
+        "question": json.dumps(query.question.to_row(), ensure_ascii=False) if own and query.question else None,
+        "answers_local": [g.text for g in local.generations] if own else None,
+        "answers_cloud": [g.text for g in cloud.generations] if own else None,
+        "embedding": embedding,
+        "embedding_scale": embedding_scale,
+        "hidden_state_local": hidden,
+        "hidden_state_local_scale": hidden_scale,
+        "greedy_logprobs_local": local.logprobs.astype("<f2").tobytes(),
+        "greedy_entropies_local": local.entropies.astype("<f2").tobytes(),
+    }
+
+
+def write_label_set(directory: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Path:
+    """Write the set and its card; returns the directory.
+
+    :param facts: what the card says besides the counts: models, settings, encoder, sources.
+    :raises ValueError: for a row of a person's log, or with the text of a public question: these are not given away.
+    """
+    if private := [row["query_id"] for row in rows if row["dataset"] != OWN and (row["text"] or row["question"])]:
+        raise ValueError(
+            f"{len(private)} rows have texts that are not ours to give away, first {private[0]}; publish labels of"
+            " questions, not of a log"
+        )
+    if logged := [row["query_id"] for row in rows if row["dataset"] == "log"]:
+        raise ValueError(f"{len(logged)} rows come from a log, first {logged[0]}; publish labels of questions")
+    directory.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    write_parquet(directory / LABELS, table)
+    datasets = sorted({str(row["dataset"]) for row in rows})
+    card = {
+        "format": label_rows.FORMAT,
+        **facts,
+        "rows_by_dataset": {name: sum(row["dataset"] == name for row in rows) for name in datasets},
+        "rows_by_split": {name: sum(row["split"] == name for row in rows) for name in ("train", "dev", "test")},
+        "summary": label_rows.summary(rows),
+        "files": {LABELS: sha256((directory / LABELS).read_bytes())},
+    }
+    write_file(directory / CARD, json.dumps(card, indent=1, ensure_ascii=False).encode() + b"\n")
+    return directory
+
+
+def read_label_set(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(rows, card). :raises ValueError: when the labels are not the ones of the card."""
+    card = dict(json.loads((directory / CARD).read_text(encoding="utf-8")))
+    if sha256((directory / LABELS).read_bytes()) != card["files"][LABELS]:
+        raise ValueError(f"{directory / LABELS}: expected the file of the card, found another; get the set again")
+    return label_rows.read_labels(directory / LABELS), card
+
+
+def questions_of(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> list[Question]:
+    """The questions behind the rows, in their order: our own from the rows, public ones from the folder.
+
+    :param folder: with the public sets; None when there are only our own.
+    :raises LookupError: when a public question is not there; names how many and the first one.
+    """
+    public = [row for row in rows if row["dataset"] != OWN]
+    if public and folder is None:
+        raise LookupError(f"{len(public)} questions are of public sets; name the folder that holds them (--data)")
+    references = [(row["dataset"], row["row"], row["question_sha256"]) for row in public]
+    found = iter(resolve(references, load(folder)) if folder and public else [])
+    return [Question.from_row(json.loads(row["question"])) if row["dataset"] == OWN else next(found) for row in rows]
