@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 )
 """Labels (label_rows.SCHEMA), and: the question as JSON and both models' answers, the near-greedy one first, for our
 own questions only; the router encoder's embedding of the question and the local model's hidden state at the prompt's
-last token, both int8 with a scale; log-probabilities and entropies of the local near-greedy answer's tokens, float16."""
+last token, both int8 with a scale; log-probabilities and entropies of the local near-greedy answer, float16."""
 
 
 def quantized(values: Floats) -> tuple[bytes, float]:

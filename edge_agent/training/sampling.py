@@ -30,7 +30,8 @@ class SamplingSettings:
 
     n: int = 10
     """Drawn answers per prompt, besides the near-greedy one."""
-    temperature: float = 1.0
+    temperature: float = 0.7
+    """At 1 a small model says ten different things (docs/experiments.md)."""
     top_p: float = 1.0
     seed: int = 0
 
