@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edge_agent.log_pruning import give_pages_back
 from edge_agent.types import utc_now
 
 Link = tuple[str, "str | None", "str | None"]
@@ -67,7 +68,7 @@ def erase(connection: sqlite3.Connection, ids: set[str]) -> Forgotten:
             deleted += row is not None
             connection.execute("DELETE FROM exchanges WHERE id = ?", [id_])
             connection.execute("DELETE FROM feedback WHERE exchange_id = ?", [id_])
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+    give_pages_back(connection)
     return Forgotten(deleted, tombstones, fold_back(connection))
 
 

@@ -7,6 +7,7 @@ to. Works on a connection it is handed: the log's only writer hands its own.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,19 +55,19 @@ class Pruner:
         sent = self.retention.sent(connection)
         if sent != self._sent:
             self._walked_seq, self._sent = 0, sent
-        too_large = live_bytes(connection) > self.retention.max_bytes
+        too_many = _rows_above(connection, self.retention.max_bytes)
         rows = connection.execute(
             "SELECT seq, id, created_utc, private FROM exchanges WHERE seq > ? ORDER BY seq LIMIT ?",
             [self._walked_seq, CHUNK_ROWS],
         ).fetchall()
-        unwanted = [row for row in rows if too_large or row[2] < oldest_utc]
+        unwanted = [row for place, row in enumerate(rows) if place < too_many or row[2] < oldest_utc]
         if not unwanted:
             return 0, False
         self._walked_seq = unwanted[-1][0]
-        leaving = list(self._removable(connection, unwanted, too_large))
+        leaving = list(self._removable(connection, unwanted, too_many > 0))
         if leaving:
             delete(connection, leaving)
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            give_pages_back(connection)
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return len(leaving), True
 
@@ -95,12 +96,26 @@ def delete(connection: sqlite3.Connection, exchange_ids: list[str]) -> int:
     return deleted
 
 
+def give_pages_back(connection: sqlite3.Connection) -> None:
+    """Cut the free pages off the end of the file; it is shorter once the write-ahead file is folded back."""
+    connection.executescript("PRAGMA incremental_vacuum")  # execute() would step once: one page
+
+
 def live_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the file that hold something; what is free in it is given back after every deletion."""
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
     return int((pages - free) * size)
+
+
+def _rows_above(connection: sqlite3.Connection, max_bytes: int) -> int:
+    """About how many rows of the usual size are more than fit; 0 when all fit."""
+    live = live_bytes(connection)
+    if live <= max_bytes:
+        return 0
+    first, last = connection.execute("SELECT min(seq), max(seq) FROM exchanges").fetchone()
+    return 0 if first is None else math.ceil((live - max_bytes) / live * (last - first + 1))
 
 
 def forecast(connection: sqlite3.Connection, retention: Retention, oldest_utc: str) -> dict[str, Any]:

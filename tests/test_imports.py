@@ -40,9 +40,9 @@ DEVICE = {
     "cloud_model": "breaker cloud_failure cloud_http cloud_stream",
     # the log and the straight line
     "log_rows": "",
-    "log_forgetting": "",
-    "log_reader": "log_forgetting",
     "log_pruning": "",
+    "log_forgetting": "log_pruning",
+    "log_reader": "log_forgetting",
     "decision_log": "log_forgetting log_pruning log_reader log_rows migrations",
     "agent": "policy",
     # the way of the rows out
