@@ -74,8 +74,21 @@ def serve(
         notify(f"READY=1\nSTATUS=receiving on {url}")
         print(f"receiving on {url} into {inbox.path}; stop with Ctrl-C", flush=True)
 
-    run(Receiver(inbox, **limits, on_start=ready), listener, tls=tls)
+    receiver = Receiver(inbox, **limits, on_start=ready, on_forgotten=lambda: forget_what_was_made(inbox))
+    run(receiver, listener, tls=tls)
     inbox.close()
+
+
+def forget_what_was_made(inbox: Inbox) -> None:
+    """Take what was forgotten out of samples and labels, too; later when a relabelling is running."""
+    from edge_agent.training.forgetting import forget
+
+    try:
+        gone = forget(inbox.forgotten_ids(), xdg_dir("cache") / "samples")
+    except (EdgeAgentError, OSError, ValueError) as error:
+        logging.warning("samples and labels still hold forgotten exchanges: %s; `forget` again", error)
+    else:
+        logging.info("forgotten: %d samples and %d labels deleted", gone.samples, gone.labels)
 
 
 @main.command("add-device")
@@ -114,10 +127,12 @@ def import_(inbox_file: Path | None, url: str) -> None:
     from edge_agent.training.object_import import import_objects
 
     done = []
-    for imported in import_objects(url, opened(inbox_file)):
+    inbox = opened(inbox_file)
+    for imported in import_objects(url, inbox):
         done.append(imported)
         if imported.problem:
             print(f"skipped {imported.name}: {imported.problem}", file=sys.stderr)
+    forget_what_was_made(inbox)
     skipped, known = sum(bool(one.problem) for one in done), sum(one.known for one in done)
     rows = f"{sum(one.accepted for one in done)} rows new, {sum(one.duplicates for one in done)} known"
     rejected = sum(one.rejected for one in done)
@@ -129,12 +144,13 @@ def import_(inbox_file: Path | None, url: str) -> None:
 @with_inbox
 @click.argument("exchange_id")
 def forget(inbox_file: Path | None, exchange_id: str) -> None:
-    """Delete the whole conversation of an exchange, and refuse it when it is sent again."""
+    """Delete the whole conversation of an exchange, and what was made from it; refuse it when it is sent again."""
     inbox = opened(inbox_file)
     before = inbox.status()["exchanges"]
     ids = inbox.forget(exchange_id)
     print("\n".join(ids))
     print(f"{before - inbox.status()['exchanges']} exchanges deleted; {len(ids)} ids are refused from now on.")
+    forget_what_was_made(inbox)
     print("The device still has them: `edge-agent logs forget` there deletes them there too.")
 
 

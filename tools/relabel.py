@@ -17,8 +17,9 @@ from tqdm import tqdm
 from edge_agent.config import xdg_dir
 from edge_agent.errors import EdgeAgentError
 from edge_agent.training.clusterings import CLUSTERINGS, clustering
+from edge_agent.training.forgetting import forget, remember_output
 from edge_agent.training.model_specs import model_spec
-from edge_agent.training.query_sources import queries_of
+from edge_agent.training.query_sources import forgotten_of, queries_of
 from edge_agent.training.relabel_job import Job, Result, estimates, run
 from edge_agent.training.sampling import Sample, SamplingSettings
 from edge_agent.training.served_sampling import Price
@@ -59,6 +60,9 @@ option = click.option
 @option("--ray-address", default="local", help="of a running cluster; local starts one here")
 def main(**chosen: Any) -> None:
     job = job_of(chosen)
+    if chosen["inbox"]:
+        remember_output(job.samples, job.output)
+        forget(forgotten_of(chosen["inbox"]), job.samples)
     confirm(job, chosen["yes"])
     result = run(job, progress()) if chosen["engine"] == "local" else on_fleet(job, chosen)
     facts = [f"{name} {value}" for name, value in result.summary.items() if not isinstance(value, dict)]

@@ -22,16 +22,37 @@ class Forgotten:
     labels: int
 
 
-def forget(exchange_ids: Collection[str], *, samples: Path, labels: Collection[Path]) -> Forgotten:
+OUTPUTS = "outputs.txt"
+"""Beside the stores of samples: the folders that labels of a log were written to, one a line."""
+
+
+def remember_output(samples: Path, output: Path) -> None:
+    """Note that a folder gets labels of a log, so that forgetting finds them."""
+    known = outputs(samples)
+    if output.absolute() not in known:
+        samples.mkdir(parents=True, exist_ok=True)
+        write_file(samples / OUTPUTS, "".join(f"{path}\n" for path in [*known, output.absolute()]).encode())
+
+
+def outputs(samples: Path) -> list[Path]:
+    """The folders that were noted."""
+    notes = samples / OUTPUTS
+    return [Path(line) for line in notes.read_text().splitlines()] if notes.is_file() else []
+
+
+def forget(exchange_ids: Collection[str], samples: Path) -> Forgotten:
     """Remove everything that was made from these exchanges.
 
     :param samples: the folder with the stores of samples.
-    :param labels: folders that relabelling wrote; those without labels are left alone.
+    :raises EdgeAgentError: when a relabelling is running; run it again when that has ended.
     """
-    stores = [path for path in samples.glob("*/") if (path / "settings.json").is_file()]
+    if not exchange_ids:
+        return Forgotten(0, 0)
+    stores = [path.parent for path in samples.glob("*/settings.json")]
+    folders = [folder for folder in outputs(samples) if (folder / LABELS).is_file()]
     return Forgotten(
         sum(forget_samples(store, exchange_ids) for store in stores),
-        sum(_forget_labels(folder, exchange_ids) for folder in labels if (folder / LABELS).is_file()),
+        sum(_forget_labels(folder, exchange_ids) for folder in folders),
     )
 
 

@@ -46,6 +46,15 @@ def of_inbox(path: Path) -> list[LabelQuery]:
         inbox.close()
 
 
+def forgotten_of(path: Path) -> set[str]:
+    """The exchanges that owners forgot."""
+    inbox = Inbox(path)
+    try:
+        return inbox.forgotten_ids()
+    finally:
+        inbox.close()
+
+
 def _conversations(queries: Iterable[InboxQuery]) -> Iterator[tuple[str, tuple[Message, ...]]]:
     """Those that can be asked again as they were: an earlier turn that is not here would change the question."""
     for query in queries:

@@ -48,6 +48,7 @@ T = TypeVar("T")
 class Receiver:
     """:param max_body_bytes: of a batch as it is sent. :param max_decoded_bytes: of a batch unpacked.
     :param max_active: uploads at a time; each holds its body in memory.
+    :param on_forgotten: called when a device forgot exchanges.
     :param silent_client_s: how long an upload may pause. :param max_upload_s: how long it may take in all.
     :param on_start: called once requests are answered.
     """
@@ -62,10 +63,12 @@ class Receiver:
         silent_client_s: float = 30.0,
         max_upload_s: float = 900.0,
         on_start: Callable[[], None] = lambda: None,
+        on_forgotten: Callable[[], None] = lambda: None,
     ):
         self._inbox, self._devices = inbox, Devices(inbox)
         self._max_body_bytes, self._max_decoded_bytes, self._max_active = max_body_bytes, max_decoded_bytes, max_active
         self._silent_client_s, self._max_upload_s, self._on_start = silent_client_s, max_upload_s, on_start
+        self._on_forgotten = on_forgotten
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inbox")
         self._active = 0
         self.app = Starlette(
@@ -161,6 +164,8 @@ class Receiver:
                 code="other_device",
             )
         receipt = self._inbox.add(header, rows)
+        if header.table == "forgotten":
+            self._on_forgotten()
         span = f"{header.table} {header.after_seq + 1}-{header.last_seq}"
         facts = f"{receipt.accepted} new, {receipt.duplicates} known, {receipt.rejected} rejected"
         _LOGGER.log(logging.WARNING if receipt.rejected else logging.INFO, "%s: %s: %s", device_id, span, facts)

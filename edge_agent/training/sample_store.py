@@ -105,15 +105,6 @@ class SampleStore:
                 seen.add(key)
                 yield row["prompt_sha256"], from_row(row)
 
-    def forget(self, exchange_ids: Collection[str]) -> int:
-        """Remove the samples of these exchanges, rewriting what holds them; how many there were."""
-        self._file.close()
-        removed = forget_samples(self.directory, exchange_ids)
-        self._file = self._journal.open("a", encoding="utf-8")
-        self._keys = {(row["query_id"], row["prompt_sha256"]) for row in self._rows()}
-        self._in_journal = sum(1 for _ in _journal_rows(self._journal))
-        return removed
-
     def close(self) -> None:
         self._file.close()
         os.close(self._lock)
@@ -138,7 +129,18 @@ class SampleStore:
 
 
 def forget_samples(directory: Path, exchange_ids: Collection[str]) -> int:
-    """Remove the samples of these exchanges from one store's directory; how many there were."""
+    """Remove the samples of these exchanges from one store's directory; how many there were.
+
+    :raises EdgeAgentError: when a process is adding samples there.
+    """
+    lock = _lock(directory)
+    try:
+        return _forget_in_parts(directory, exchange_ids) + _forget_in_journal(directory / JOURNAL, exchange_ids)
+    finally:
+        os.close(lock)
+
+
+def _forget_in_parts(directory: Path, exchange_ids: Collection[str]) -> int:
     removed = 0
     for path in sorted(directory.glob("part-*.parquet")):
         table = pq.read_table(path, schema=SCHEMA)
@@ -146,12 +148,15 @@ def forget_samples(directory: Path, exchange_ids: Collection[str]) -> int:
         if len(kept) < len(table):
             removed += len(table) - len(kept)
             write_parquet(path, table.take(kept))
-    journal = directory / JOURNAL
+    return removed
+
+
+def _forget_in_journal(journal: Path, exchange_ids: Collection[str]) -> int:
     lines = journal.read_text(encoding="utf-8").splitlines(keepends=True) if journal.exists() else []
-    kept_lines = [line for line in lines if not {*json.loads(line)["exchange_ids"]} & {*exchange_ids}]
+    kept_lines = [line for line in lines if not {*json.loads(line).get("exchange_ids", ())} & {*exchange_ids}]
     if len(kept_lines) < len(lines):
         write_file(journal, "".join(kept_lines).encode())
-    return removed + len(lines) - len(kept_lines)
+    return len(lines) - len(kept_lines)
 
 
 def to_row(sample: Sample, prompt_sha256: str) -> dict[str, Any]:

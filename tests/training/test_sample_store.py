@@ -16,7 +16,7 @@ import pytest
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.training import sample_store
-from edge_agent.training.sample_store import JOURNAL, SampleStore
+from edge_agent.training.sample_store import JOURNAL, SampleStore, forget_samples
 from edge_agent.training.sampling import Generation, Sample
 
 DESCRIBES = {"model": "tiny", "n": 2, "temperature": 0.7}
@@ -87,7 +87,11 @@ def test_forgotten_queries_leave_no_text(tmp_path: Path, monkeypatch: pytest.Mon
     store = SampleStore(tmp_path, DESCRIBES)
     for i in range(5):
         store.add(sample(f"q{i}", f"secret-{i}"), "p", [f"x{i}", f"y{i}"])
-    assert store.forget({"x1", "y4", "unknown"}) == 2
+    with pytest.raises(EdgeAgentError, match="another process is adding samples"):
+        forget_samples(store.directory, {"x1"})
+    store.close()
+    assert forget_samples(store.directory, {"x1", "y4", "unknown"}) == 2
+    store = SampleStore(tmp_path, DESCRIBES)
     store.add(sample("q5"), "p")
     assert [found.query_id for _, found in store.samples()] == ["q0", "q2", "q3", "q5"]
     held = b"".join(path.read_bytes() for path in store.directory.iterdir())
