@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from edge_agent.errors import ConfigError
@@ -21,7 +22,7 @@ RULES = {
     "ip": r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])|(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{1,4}(?![\w:])",
     "card": r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)",
 }
-"""Name -> what it finds; `card` only with a right check digit. They find the usual notations, not all."""
+"""Name -> what it finds, a card and an address only if they can be one. They find the usual notations, not all."""
 
 _OWN_WORDS = {
     "id", "exchange_id", "created_utc", "parent_id", "wish", "route", "reason", "router_version", "degraded", "model",
@@ -62,7 +63,8 @@ def _compiled(rule: str) -> re.Pattern[str]:
 
 
 def _mark(rule: str, found: str) -> str:
-    if rule == "card" and not _check_digit_is_right(found):
+    check = _CHECKS.get(rule)
+    if check and not check(found):
         return found
     return f"[{rule.upper()}]" if rule in RULES else "[REDACTED]"
 
@@ -71,6 +73,18 @@ def _check_digit_is_right(text: str) -> bool:
     """Luhn: every second digit from the right counts twice, the digits of all are a multiple of 10."""
     digits = [int(c) for c in text if c.isdigit()][::-1]
     return sum(d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(digits)) % 10 == 0
+
+
+def _is_address(text: str) -> bool:
+    """Not a time, and not `a::b`."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return any(c.isdigit() for c in text)
+
+
+_CHECKS = {"card": _check_digit_is_right, "ip": _is_address}
 
 
 def _clean_column(name: str, value: Any, clean: Callable[[str], str]) -> Any:
