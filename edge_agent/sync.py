@@ -223,7 +223,7 @@ def open_destination(
     token = environ.get(token_env, "")
     if not (token and token.isascii() and token.isprintable()):
         found = "is not printable ASCII" if token else "is not set"
-        make = "`tools/receive_logs.py` on the workstation makes one for this device"
+        make = "`tools/receive_logs.py add-device` on the workstation makes one"
         raise ConfigError(f"the variable {token_env} (sync.token_env) {found}: {url} needs a token; {make}")
     return HttpDestination(url, token, ca_file=ca_file, timeout_s=timeout_s, pace=pace)
 

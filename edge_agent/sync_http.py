@@ -26,7 +26,7 @@ _RETRY = {408, 429, 500, 502, 503, 504, 507}
 _CONNECT_TIMEOUT_S = 10.0
 _CLOCK = ("not yet valid", "has expired")
 _ADVICE = {
-    401: "give the device a token at the receiver, and put it into the variable that sync.token_env names",
+    401: "make one there with `tools/receive_logs.py add-device`; it goes into the variable that sync.token_env names",
     403: "the token belongs to another device; set sync.device_id to that one, or make a token for this one",
     404: "sync.destination should be the address of tools/receive_logs.py, without a path of its own",
     409: "nothing is lost: set another sync.device_id, and everything is sent again under that name",

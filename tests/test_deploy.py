@@ -13,16 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from edge_agent.cli import cli
 from edge_agent.config import Config, load_config, log_path, socket_path
-from edge_agent.errors import ConfigError, DaemonError, ModelError
+from edge_agent.errors import ConfigError, DaemonError, ModelError, SyncError
 from edge_agent.notify import notify
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 SYSTEM_UNIT, USER_UNIT = DEPLOY / "edge-agent.service", DEPLOY / "user" / "edge-agent.service"
 UNITS = pytest.mark.parametrize("unit", [SYSTEM_UNIT, USER_UNIT], ids=["system", "user"])
+SYNC_UNIT, SYNC_TIMER = DEPLOY / "edge-agent-sync.service", DEPLOY / "edge-agent-sync.timer"
 MOST_EXPOSURE = 2.0
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -43,10 +45,13 @@ def installed(unit: Path, directory: Path) -> Path:
 
 
 @needs_systemd
-@UNITS
+@pytest.mark.parametrize("unit", [SYSTEM_UNIT, USER_UNIT, SYNC_UNIT, SYNC_TIMER], ids=lambda unit: unit.name)
 def test_systemd_finds_nothing_to_complain_about(unit: Path, tmp_path: Path) -> None:
     manager = ["--user"] if unit == USER_UNIT else []
-    command = ["systemd-analyze", *manager, "verify", "--man=no", str(installed(unit, tmp_path))]
+    copy = installed(SYNC_UNIT if unit == SYNC_TIMER else unit, tmp_path)
+    if unit == SYNC_TIMER:
+        copy = Path(shutil.copy(unit, tmp_path))
+    command = ["systemd-analyze", *manager, "verify", "--man=no", str(copy)]
     environ = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     if "Failed to connect to bus" in done.stderr or "Failed to initialize manager" in done.stderr:
@@ -55,9 +60,10 @@ def test_systemd_finds_nothing_to_complain_about(unit: Path, tmp_path: Path) -> 
 
 
 @needs_systemd
-def test_the_service_is_hardened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", [SYSTEM_UNIT, SYNC_UNIT], ids=["daemon", "sync"])
+def test_the_service_is_hardened(unit: Path, tmp_path: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
-    done = subprocess.run([*command, str(installed(SYSTEM_UNIT, tmp_path))], capture_output=True, text=True)
+    done = subprocess.run([*command, str(installed(unit, tmp_path))], capture_output=True, text=True)
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     if exposure is None:
         pytest.skip(f"this systemd-analyze knows no offline mode: {done.stderr.strip()}")
@@ -78,6 +84,20 @@ def test_a_unit_is_not_restarted_where_that_changes_nothing(unit: Path) -> None:
     assert codes == {2, ConfigError.exit_code, ModelError.exit_code, DaemonError.exit_code}
 
 
+def test_the_sync_unit_runs_one_of_our_commands_in_the_daemons_directories() -> None:
+    program, *words = shlex.split(directive(SYNC_UNIT, "ExecStart"))
+    assert program == shlex.split(directive(SYSTEM_UNIT, "ExecStart"))[0] and words == ["logs", "sync"]
+    group = cli.commands["logs"]
+    assert isinstance(group, click.Group) and group.commands["sync"].make_context("sync", []).params["dry_run"] is False
+    for name in ("User", "Group", "StateDirectory", "StateDirectoryMode", "ConfigurationDirectory", "EnvironmentFile"):
+        assert directive(SYNC_UNIT, name) == directive(SYSTEM_UNIT, name)
+
+
+def test_a_device_that_is_offline_is_no_failed_unit() -> None:
+    assert int(directive(SYNC_UNIT, "SuccessExitStatus")) == SyncError.exit_code
+    assert directive(SYNC_UNIT, "Type") == "oneshot" and SYNC_TIMER.stem == SYNC_UNIT.stem
+
+
 @UNITS
 def test_a_unit_waits_longer_than_the_daemon_drains(unit: Path) -> None:
     assert int(directive(unit, "TimeoutStopSec")) > Config().server.drain_s
@@ -93,7 +113,7 @@ def test_the_installed_settings_fit_the_directories_of_the_service() -> None:
 
 def test_the_example_environment_sets_what_the_settings_read() -> None:
     names = set(re.findall(r"(?m)^#?([A-Z_]+)=", (DEPLOY / "environment.example").read_text()))
-    assert names == {Config().cloud.api_key_env, Config().tcp.token_env}
+    assert names == {Config().cloud.api_key_env, Config().tcp.token_env, Config().sync.token_env}
 
 
 def test_directories_made_beforehand_are_those_of_the_service() -> None:

@@ -134,7 +134,7 @@ def test_a_row_that_is_too_large_alone_is_named_and_stays(device: Device) -> Non
     ("mood", "says"),
     [
         (400, "answered 400: no 400; see docs/sync.md"),
-        (401, "answered 401: no 401; give the device a token at the receiver"),
+        (401, "answered 401: no 401; make one there with `tools/receive_logs.py add-device`"),
         (403, "answered 403: no 403; the token belongs to another device"),
         (404, "answered 404: no 404; sync.destination should be the address of"),
         (409, "answered 409: no 409; nothing is lost: set another sync.device_id"),
