@@ -1,6 +1,6 @@
 """Sampled tokens a second, against the obvious way and against the limit: python -m benchmarks.sampling_speed
 
-The obvious way asks llama-cpp-python's high-level API n times with the same prompt, whose KV prefix it keeps itself. The
+The obvious way asks llama-cpp-python's high-level API n times with the same prompt, whose KV prefix it keeps. The
 limit is a decode of as many rows as fit with logits on every row and nothing done with them. Same file, same questions,
 same settings, one process after another on the same machine; goal: at least 2.5 times the obvious way and 70 % of the
 limit. Answers that are the same so far are evaluated once, so the limit can be passed.
