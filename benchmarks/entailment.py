@@ -2,8 +2,8 @@
 
 python -m benchmarks.entailment [--samples FILE] [--queries N]
 
-FILE holds lines of {"question": ..., "answers": [...]}, perhaps with "values": [...], what each one says or null: then how
-well answers of one value are told from answers of two is printed as well. Without FILE, ten answers to each of our
+FILE holds lines of {"question": ..., "answers": [...]}, perhaps with "values": [...], what each says or null: then
+how well answers of one value are told from answers of two is printed as well. Without FILE, ten answers to each of our
 own questions are drawn from a long-tailed distribution over right and wrong ones in several wordings.
 
 "Pairwise" compares every two answers in both directions, one pass at a time; "greedy" compares with first members only,

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_agent.errors import ModelError
 from edge_agent.training.entailment import VERDICTS, EntailmentModel, find_model
+from edge_agent.training.equivalences import named
+from edge_agent.training.meaning import AnswerPair, Asked
 from edge_agent.training.pair_tokens import PairTokenizer
 from tests.tiny_entailment import LABELS, MAX_TOKENS, make_tiny_entailment, pair_tokenizer
 
@@ -192,3 +195,15 @@ def test_the_one_model_of_a_tree_is_found_and_several_must_be_chosen_from(tmp_pa
             assert find_model(tmp_path).name == "v1"
     with pytest.raises(ModelError, match="expected one model, found v1, v2"):
         find_model(tmp_path)
+
+
+def test_the_model_that_comes_with_the_project_knows_other_words_for_one_answer_from_another_answer():
+    equivalence = named("entailment", model=find_model(Path(__file__).parents[2] / "router_models"))
+    cases = {
+        ("Who wrote Hamlet?", "William Shakespeare", "It was written by Shakespeare."): True,
+        ("What is the capital of France?", "Paris", "The capital of France is Paris."): True,
+        ("What is the capital of France?", "The capital of France is Lyon.", "The capital of France is Paris."): False,
+        ("When did the war end?", "1945", "It ended in 1918."): False,
+    }
+    pairs = [AnswerPair(Asked(question), a, b) for question, a, b in cases]
+    assert equivalence.same(pairs) == list(cases.values())
