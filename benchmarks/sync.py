@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,10 +95,17 @@ def kills(directory: Path, wanted: int, seed: int) -> None:
 
 def upload(log: Path, state: Path, url: str, token: str = "") -> Ended:
     started = time.perf_counter()
-    process = start(log, state, url, token)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Ended(process.returncode, time.perf_counter() - started, usage.ru_maxrss / 1024)
+    process, peak_mb = start(log, state, url, token), 0.0
+    while process.poll() is None:
+        peak_mb = peak_mb_of(process.pid) or peak_mb
+        time.sleep(0.02)
+    return Ended(process.returncode, time.perf_counter() - started, peak_mb)
+
+
+def peak_mb_of(pid: int) -> float:
+    """Of the program: what wait4 tells includes what the parent held when it forked."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def start(log: Path, state: Path, url: str, token: str = "") -> subprocess.Popen[bytes]:
