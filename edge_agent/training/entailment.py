@@ -31,6 +31,9 @@ VERDICTS: tuple[Verdict, ...] = ("entailment", "neutral", "contradiction")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MAX_TOKENS = 256
 """For a model that does not say: answers are short, and a pass grows with the square of its length."""
+BATCH_TOKENS = 512
+"""What stays in a core's cache: on two cores, int8, a pass of 96 tokens took 5.6 ms in batches of this size, 6.5 ms
+alone and 9.5 ms in batches of 64."""
 
 _SPELLINGS: dict[str, Verdict] = {
     "entailment": "entailment",
@@ -55,13 +58,13 @@ class EntailmentModel:
         *,
         cache: Path | None = None,
         n_threads: int = 0,
-        batch_size: int = 64,
+        batch_tokens: int = BATCH_TOKENS,
     ):
         self.directory, self.card = directory, dict(facts)
         self.columns = label_columns(facts.get("id2label"), _described(directory))
         self.passes = 0
         """Pairs that went through the model since it was loaded."""
-        self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
         digest = _checked_digest(directory, facts)
         self._session = _session(directory / MODEL, n_threads)
         self._inputs = _inputs(self._session, directory)
@@ -73,16 +76,17 @@ class EntailmentModel:
 
     @classmethod
     def load(
-        cls, directory: str | Path, *, cache: Path | None = None, n_threads: int = 0, batch_size: int = 64
+        cls, directory: str | Path, *, cache: Path | None = None, n_threads: int = 0, batch_tokens: int = BATCH_TOKENS
     ) -> EntailmentModel:
         """The model of a directory.
 
         :param cache: an SQLite file that keeps verdicts between runs; None keeps them in memory.
         :param n_threads: 0 takes every core.
+        :param batch_tokens: of one batch with its padding; 1 makes every pair a batch of its own.
         :raises ModelError: naming the file or field, what was expected, what was found and what to do.
         """
         path = Path(directory)
-        return cls(path, _facts(path), cache=cache, n_threads=n_threads, batch_size=batch_size)
+        return cls(path, _facts(path), cache=cache, n_threads=n_threads, batch_tokens=batch_tokens)
 
     def verdicts(self, pairs: Sequence[AskedPair]) -> list[Verdict]:
         """The likeliest verdict on each pair; see `probabilities`."""
@@ -113,8 +117,10 @@ class EntailmentModel:
         encoded = [self._tokenizer.encode(*pair) for pair in pairs]
         order = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
         result = np.empty((len(pairs), len(VERDICTS)))
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
+        while order:
+            longest = len(encoded[order[-1]][0])
+            rows = order[-max(1, self._batch_tokens // longest) :]
+            del order[-len(rows) :]
             result[rows] = self._batch([encoded[i] for i in rows])
         return result
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.router import Encoder
 from edge_agent.training.answer_overlap import contained, new_words, normalised, overlap, token_f1, words
-from edge_agent.training.entailment import VERDICTS, EntailmentModel
+from edge_agent.training.entailment import VERDICTS, AskedPair, EntailmentModel
 from edge_agent.training.grading import answer_value
 from edge_agent.training.meaning import AnswerPair, Asked, Equivalence
 from edge_agent.training.router_export import load_encoder
@@ -120,15 +120,22 @@ class Combination:
 
     def scores(self, features: Floats) -> Floats:
         """P(same meaning), shape (n,), from all FEATURES, shape (n, len(FEATURES))."""
-        columns = features[:, [FEATURES.index(name) for name in self.features]]
-        logits: Floats = columns @ np.array(self.weights) + self.bias
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
+        return self.bounds(features, features)[0]
+
+    def bounds(self, lowest: Floats, highest: Floats) -> tuple[Floats, Floats]:
+        """The least and the greatest P(same meaning) of features that lie between these."""
+        weights, columns = np.array(self.weights), [FEATURES.index(name) for name in self.features]
+        low, high = lowest[:, columns], highest[:, columns]
+        least = np.where(weights > 0, low, high) @ weights + self.bias
+        most = np.where(weights > 0, high, low) @ weights + self.bias
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * least))), np.asarray(0.5 * (1 + np.tanh(0.5 * most)))
 
 
 class EntailmentEquivalence:
     """What a entails of b and b of a, by a rule on the verdicts or by the combination on the model's card.
 
     The card's combination (the default, where there is one) weighs both directions' probabilities and shared words.
+    The second direction is asked only where it can still change the outcome.
     """
 
     def __init__(self, model: EntailmentModel, *, rule: Rule | None = None, threshold: float | None = None):
@@ -145,12 +152,30 @@ class EntailmentEquivalence:
         return normalised(answer)
 
     def same(self, pairs: Sequence[AnswerPair]) -> list[bool]:
-        if self._combination is not None:
-            threshold = self._combination.threshold if self._threshold is None else self._threshold
-            return [bool(score >= threshold) for score in self._combination.scores(pair_features(self._model, pairs))]
-        forward, backward = both_ways(self._model, pairs)
-        verdicts = [[VERDICTS[i] for i in way.argmax(axis=1)] for way in (forward, backward)]
-        return [equivalent(there, back, self._rule) for there, back in zip(*verdicts, strict=True)]
+        if self._combination is None:
+            return self._by_rule(pairs)
+        threshold = self._combination.threshold if self._threshold is None else self._threshold
+        return self._by_combination(pairs, self._combination, threshold)
+
+    def _by_rule(self, pairs: Sequence[AnswerPair]) -> list[bool]:
+        forward = self._model.verdicts(_asked(pairs))
+        outcomes = [{equivalent(there, back, self._rule) for back in VERDICTS} for there in forward]
+        unsettled = [i for i, possible in enumerate(outcomes) if len(possible) > 1]
+        backward = self._model.verdicts(_asked([pairs[i] for i in unsettled], turned=True))
+        for i, back in zip(unsettled, backward, strict=True):
+            outcomes[i] = {equivalent(forward[i], back, self._rule)}
+        return [possible.pop() for possible in outcomes]
+
+    def _by_combination(self, pairs: Sequence[AnswerPair], made: Combination, threshold: float) -> list[bool]:
+        likeness, shape = word_features(pairs), (2, len(pairs), len(VERDICTS))
+        low, high = np.zeros(shape), np.ones(shape)  # what is known of the probabilities in both directions
+        for way in (0, 1):
+            least, most = made.bounds(_features(low, likeness), _features(high, likeness))
+            unsettled = np.flatnonzero((least < threshold) & (most >= threshold)).tolist()
+            found = self._model.probabilities(_asked([pairs[i] for i in unsettled], turned=way == 1))
+            low[way, unsettled] = high[way, unsettled] = found
+        least, _ = made.bounds(_features(low, likeness), _features(high, likeness))
+        return [bool(score >= threshold) for score in least]
 
 
 FEATURES = (
@@ -164,23 +189,32 @@ FEATURES = (
     "new_overlap",
 )
 """Of a pair, equal for both orders: logits of P(entailment) in the less and the more certain direction, of the mean
-P(contradiction); F1 and share of words in common, containment; the same two without the question's words."""
+P(contradiction); F1 and share of words in common, containment; the same two without the question's words. The first
+three grow with the probabilities they are made of."""
 
 
 def pair_features(model: EntailmentModel, pairs: Sequence[AnswerPair]) -> Floats:
     """FEATURES of each pair, shape (n, len(FEATURES))."""
-    forward, backward = both_ways(model, pairs)
-    entails = _logit(np.column_stack([forward[:, 0], backward[:, 0]]))
-    contradicts = _logit((forward[:, 2] + backward[:, 2]) / 2)
-    likeness = np.array([_likeness(pair) for pair in pairs]).reshape(len(pairs), len(FEATURES) - 3)
-    return np.column_stack([entails.min(axis=1), entails.max(axis=1), contradicts, likeness])
+    probabilities = model.probabilities([*_asked(pairs), *_asked(pairs, turned=True)])
+    return _features(probabilities.reshape(2, len(pairs), len(VERDICTS)), word_features(pairs))
 
 
-def both_ways(model: EntailmentModel, pairs: Sequence[AnswerPair]) -> tuple[Floats, Floats]:
-    """Probabilities of the verdicts on (a, b) and on (b, a), each of shape (n, 3), from one call of the model."""
-    asked = [(p.asked.text, p.a, p.b) for p in pairs] + [(p.asked.text, p.b, p.a) for p in pairs]
-    probabilities = model.probabilities(asked)
-    return probabilities[: len(pairs)], probabilities[len(pairs) :]
+def word_features(pairs: Sequence[AnswerPair]) -> Floats:
+    """The FEATURES that need no model, shape (n, len(FEATURES) - 3)."""
+    return np.array([_likeness(pair) for pair in pairs]).reshape(len(pairs), len(FEATURES) - 3)
+
+
+def _features(probabilities: Floats, likeness: Floats) -> Floats:
+    """
+    :param probabilities: of the verdicts on (a, b) and on (b, a), shape (2, n, 3).
+    """
+    entails = _logit(probabilities[:, :, VERDICTS.index("entailment")])
+    contradicts = _logit(probabilities[:, :, VERDICTS.index("contradiction")].mean(axis=0))
+    return np.column_stack([entails.min(axis=0), entails.max(axis=0), contradicts, likeness])
+
+
+def _asked(pairs: Sequence[AnswerPair], *, turned: bool = False) -> list[AskedPair]:
+    return [(pair.asked.text, pair.b, pair.a) if turned else (pair.asked.text, pair.a, pair.b) for pair in pairs]
 
 
 def _likeness(pair: AnswerPair) -> tuple[float, ...]:

@@ -59,9 +59,9 @@ def test_the_card_of_a_model_wins_over_its_config(tmp_path):
     assert EntailmentModel.load(tmp_path).verdicts([("How many?", "3", "4")]) == ["entailment"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_a_verdict_does_not_depend_on_the_pairs_around_it(tiny, batch_size):
-    model = EntailmentModel.load(tiny, batch_size=batch_size)
+@pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
+def test_a_verdict_does_not_depend_on_the_pairs_around_it(tiny, batch_tokens):
+    model = EntailmentModel.load(tiny, batch_tokens=batch_tokens)
     pairs = [(q, a + " " + "x" * (n % 7) + a[-1], b) for n, (q, a, b) in enumerate(list(CASES) * 5)]
     assert model.verdicts(pairs) == list(CASES.values()) * 5
 

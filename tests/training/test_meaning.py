@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from edge_agent.training.equivalences import (
     ExactEquivalence,
     ValueEquivalence,
     named,
+    pair_features,
 )
 from edge_agent.training.meaning import AnswerPair, Answers, Asked, cluster_many
 from edge_agent.training.meaning_judge import JudgeEquivalence
@@ -195,11 +197,22 @@ def test_a_combination_that_makes_no_sense_is_an_error(tmp_path, changes):
         EntailmentEquivalence(model)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_passes_that_cannot_change_the_outcome_are_left_out_and_the_outcome_stays(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    weights = [*random.normal(0, 0.1, 3), *random.normal(0, 2, len(FEATURES) - 3)]
+    model = with_card(tmp_path, features=list(FEATURES), weights=weights, bias=random.normal(), threshold=0.5)
+    texts = ("it is 1", "it was 2", "who", "is that me?", "7", "me", "is it so?")
+    pairs = [pair(a, b, "who is it?") for a, b in combinations(texts, 2)]
+    wanted = Combination.from_card(model.card).scores(pair_features(model, pairs)) >= 0.5
+    fresh = EntailmentModel.load(tmp_path)
+    assert EntailmentEquivalence(fresh).same(pairs) == wanted.tolist()
+    assert fresh.passes < model.passes
+
+
 def test_the_order_of_two_answers_does_not_matter_to_the_combination(tmp_path):
     model = with_card(tmp_path, features=list(FEATURES), weights=[1.0] * len(FEATURES), bias=0.0, threshold=0.5)
     combination = Combination.from_card(model.card)
-    from edge_agent.training.equivalences import pair_features
-
     there = combination.scores(pair_features(model, [pair("who is it", "is it me?"), pair("3", "it is 4")]))
     back = combination.scores(pair_features(model, [pair("is it me?", "who is it"), pair("it is 4", "3")]))
     assert np.allclose(there, back) and len(set(there.tolist())) == 2
