@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from edge_agent.config import xdg_dir
 from edge_agent.errors import EdgeAgentError
-from edge_agent.training.clusterings import CLUSTERINGS, clustering
+from edge_agent.training.clusterings import DEFAULT, NAMES, clustering
 from edge_agent.training.forgetting import forget, remember_output
 from edge_agent.training.model_specs import model_spec
 from edge_agent.training.query_sources import forgotten_of, queries_of
@@ -42,7 +42,7 @@ option = click.option
 @option("--temperature", type=click.FloatRange(0.01, 5), default=DEFAULTS.temperature)
 @option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=DEFAULTS.top_p)
 @option("--seed", type=int, default=DEFAULTS.seed)
-@option("--clustering", "how", type=click.Choice(CLUSTERINGS), default="value")
+@option("--clustering", "how", type=click.Choice(NAMES), default=DEFAULT, help="which answers mean the same")
 @option("--entailment", type=click.Path(path_type=Path), help="directory of another entailment model")
 @option("--entailment-rule", type=click.Choice(["strict", "non_strict"]), help="instead of what its card says")
 @option("--judge", help="URL#model for --clustering judge")

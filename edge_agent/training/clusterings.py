@@ -1,7 +1,6 @@
-"""The ways to cluster answers, by name. Builds equivalences; knows where their models are.
+"""How answers are clustered in a relabelling: an equivalence by name, and a fingerprint of what it depends on.
 
-`value` compares what answers say where that can be read (numbers, dates, choices, lists) and leaves the others to
-`entailment`; each of the others can be had alone.
+Knows where the models are; what the names mean, equivalences.py knows.
 """
 
 from __future__ import annotations
@@ -13,34 +12,30 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.errors import ConfigError
-from edge_agent.training.entailment import EntailmentModel, find_model
-from edge_agent.training.equivalences import (
-    EmbeddingEquivalence,
-    EntailmentEquivalence,
-    ExactEquivalence,
-    ValueEquivalence,
-)
+from edge_agent.training.entailment import find_model
+from edge_agent.training.equivalences import named
 from edge_agent.training.meaning import Equivalence
 from edge_agent.training.meaning_judge import JudgeEquivalence
-from edge_agent.training.router_export import load_encoder
 from edge_agent.training.semantic_entropy import Rule
 
-CLUSTERINGS = ("value", "entailment", "exact", "embedding", "judge")
+DEFAULT = "value+entailment"
+KINDS = ("entailment", "exact", "embedding", "judge")
+NAMES = (*KINDS, *(f"value+{kind}" for kind in KINDS))
 
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """How answers are clustered; picklable, so that other machines can do the same."""
+    """Picklable, so that other machines can do the same."""
 
     name: str
-    """As in labels: the equivalence, and the rule where one was chosen."""
+    """As in labels: the equivalence's, and the rule or the judge where one was chosen."""
     make: Callable[[], Equivalence]
     fingerprint: str
     """Of the models it uses: labels made with others are other labels."""
 
 
 def clustering(
-    name: str,
+    name: str = DEFAULT,
     *,
     models: Path,
     entailment: Path | None = None,
@@ -53,41 +48,36 @@ def clustering(
     :param models: router_models/, with entailment/ and encoders/.
     :param entailment: a directory with another entailment model.
     :param rule: on its verdicts; None is what its card says.
-    :param judge: (base URL, model, key) of a language model, for `judge`.
+    :param judge: (base URL, model, key) of a language model.
     :param cache: an SQLite file that keeps verdicts between runs.
-    :raises ConfigError: for another name, and for `judge` without one.
+    :raises ConfigError: for another name, and for a judge that is not named. :raises ModelError: without its model.
     """
-    if name == "exact":
-        return Clustering(name, ExactEquivalence, "")
-    if name == "embedding":
-        (encoder,) = sorted((models / "encoders").glob("*/encoder.json"))[:1]
-        return Clustering(name, partial(_embedding, encoder.parent), encoder.parent.name)
-    if name == "judge":
+    if name not in NAMES:
+        raise ConfigError(f"clustering: expected one of {', '.join(NAMES)}, found {name!r}")
+    kind = name.removeprefix("value+")
+    if kind == "entailment":
+        directory = entailment or find_model(models / "entailment")
+        make = partial(named, name, model=directory, rule=rule, cache=cache)
+        return Clustering(f"{name} {rule}" if rule else name, make, _fingerprint(directory))
+    if kind == "embedding":
+        directory = _encoder(models)
+        return Clustering(name, partial(named, name, encoder=directory), directory.name)
+    if kind == "judge":
         if judge is None:
-            raise ConfigError("clustering judge: expected a language model to ask; name one with --judge URL#model")
-        return Clustering(f"judge {judge[1]}", partial(_judge, *judge), judge[0])
-    if name not in ("value", "entailment"):
-        raise ConfigError(f"clustering: expected one of {', '.join(CLUSTERINGS)}, found {name!r}")
-    directory = entailment or find_model(models / "entailment")
-    made = _value if name == "value" else _entailment
-    called = " ".join([name, *([rule] if rule else [])])
-    return Clustering(called, partial(made, directory, rule, cache), _fingerprint(directory))
+            raise ConfigError(f"clustering {name}: expected a language model to ask; name one with --judge URL#model")
+        base_url, model, key = judge
+        asked = partial(JudgeEquivalence, base_url, model, key=key)
+        return Clustering(f"{name} {model}", partial(named, name, judge=asked), base_url)
+    return Clustering(name, partial(named, name), "")
 
 
-def _value(directory: Path, rule: Rule | None, cache: Path | None) -> Equivalence:
-    return ValueEquivalence(_entailment(directory, rule, cache))
-
-
-def _entailment(directory: Path, rule: Rule | None, cache: Path | None) -> Equivalence:
-    return EntailmentEquivalence(EntailmentModel.load(directory, cache=cache), rule=rule)
-
-
-def _embedding(directory: Path) -> Equivalence:
-    return EmbeddingEquivalence(load_encoder(directory))
-
-
-def _judge(base_url: str, model: str, key: str | None) -> Equivalence:
-    return JudgeEquivalence(base_url, model, key=key)
+def _encoder(models: Path) -> Path:
+    found = sorted(card.parent for card in (models / "encoders").glob("*/encoder.json"))
+    if not found:
+        raise ConfigError(
+            f"{models / 'encoders'}: expected an encoder, found none; make one with tools/export_encoder.py"
+        )
+    return found[0]
 
 
 def _fingerprint(directory: Path) -> str:
