@@ -3,7 +3,13 @@
 import subprocess
 import sys
 
-PARTS = ["benchmarks.router_latency", "benchmarks.device"]
+PARTS = [
+    "benchmarks.router_latency",
+    "benchmarks.device",
+    "benchmarks.sync",
+    "benchmarks.entailment",
+    "benchmarks.sampling_speed",
+]
 
 
 def main() -> int:

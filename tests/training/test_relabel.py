@@ -65,7 +65,8 @@ def test_every_question_gets_a_label_from_both_models_answers(relabel: Relabel, 
     rows = labels(tmp_path)
     assert sorted(row["query_id"] for row in rows) == sorted(question.id for question in generate(6, seed=3))
     for row in rows:
-        assert row["format"] == FORMAT and row["clustering"] == "value+entailment" and row["dataset"] == "own" and row["text"]
+        assert (row["format"], row["clustering"], row["dataset"]) == (FORMAT, "value+entailment", "own")
+        assert row["text"]
         for side in ("local", "cloud"):
             assert len(row[f"semantic_ids_{side}"]) == 4
             assert row[f"entropy_{side}"] == pytest.approx(discrete_entropy(row[f"semantic_ids_{side}"]))
