@@ -20,9 +20,8 @@ DEVICE = {
     # values, and files read for their own sake
     "__init__": "", "types": "", "errors": "", "answer_text": "", "board": "", "breaker": "", "cloud_failure": "",
     "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
-    "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "", "policy": "",
-    "progress": "", "text_features": "", "wire": "", "wire_request": "",
-    "redaction": "",
+    "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "",
+    "policy": "", "progress": "", "redaction": "", "text_features": "", "wire": "", "wire_request": "",
     "config_keys": "",
     "config": "config_keys log_batches redaction",
     # the router
@@ -179,7 +178,7 @@ def loaded_by(module: str, tmp_path: Path, installed: list[str]) -> set[str]:
 
 
 def test_the_daemon_runs_without_the_libraries_of_the_workstation(tmp_path: Path) -> None:
-    heavy = ["torch", "transformers", "sklearn", "scipy", "onnx", "tqdm"]
+    heavy = ["torch", "transformers", "sklearn", "scipy", "onnx", "tqdm", "pyarrow", "matplotlib", "fsspec", "s3fs"]
     loaded = loaded_by("edge_agent.daemon", tmp_path, heavy)
     assert loaded & {*heavy, "pandas"} == set()
     assert not any(name.startswith("edge_agent.training") for name in loaded)
