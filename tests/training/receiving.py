@@ -106,7 +106,7 @@ def running_receiver(
     output = inbox_file.with_name("receiver.txt")
     command = [sys.executable, TOOL, "serve", "--inbox", inbox_file, "--port", str(port), *options]
     with output.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=_environ(inbox_file.parent))
     receiver = ReceiverProcess(process, inbox_file, output, ca_file=ca_file)
     try:
         receiver.url = _url(receiver)
@@ -119,7 +119,8 @@ def running_receiver(
 
 def run_tool(*arguments: str | Path, expect: int = 0) -> str:
     """What a command of the tool prints, both streams."""
-    run = subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, TOOL, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_environ(Path(os.devnull)))
     assert run.returncode == expect, run.stdout + run.stderr
     return run.stdout + run.stderr
 
@@ -135,6 +136,11 @@ def sync(receiver: ReceiverProcess, directory: Path, device: str, token: str, ex
     run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     assert run.returncode == expect, run.stdout + run.stderr
     return run.stdout + run.stderr
+
+
+def _environ(directory: Path) -> dict[str, str]:
+    """Forgetting looks into samples: not into the user's own."""
+    return os.environ | {"XDG_CACHE_HOME": str(directory / "cache")}
 
 
 def _url(receiver: ReceiverProcess) -> str:
