@@ -127,7 +127,7 @@ class LabelParts:
             seen.update(keys[i] for i in kept)
             if len(kept) < len(keys):
                 with _named_errors(self.url, "read"):
-                    labels = self._read(path).take(kept).to_pylist()
+                    labels = self._read(path).take(pa.array(kept, pa.int64())).to_pylist()
                 if labels:
                     self.add(labels, [keys[i] for i in kept])
                 with _named_errors(self.url, "written"):

@@ -165,7 +165,8 @@ def _ray(fleet: Fleet) -> Iterator[Any]:
         ray.init(fleet.address, log_to_driver=False, logging_level="ERROR", **_here(fleet))
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise EdgeAgentError(f"{fleet.address}: no Ray to connect to: {text}; is the cluster up?") from error
+        hint = "is this machine too busy?" if fleet.address == "local" else "is the cluster up?"
+        raise EdgeAgentError(f"Ray at `{fleet.address}`: {text}; {hint}") from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
