@@ -16,7 +16,7 @@ from edge_agent.errors import ConfigError
 Redact = Callable[[dict[str, Any]], dict[str, Any]]
 
 RULES = {
-    "email": r"[\w.%+-]+@[\w-]+(?:\.[\w-]+)+",
+    "email": r"[\w.%+-]{1,64}@[\w-]+(?:\.[\w-]+)+",  # unbounded, a long text without one takes the square of its length
     "phone": r"(?<![\w.])(?:(?:\+|00)[1-9][\d ()/.-]{6,20}\d|\(?0\d[\d ()/.-]{5,18}\d"
     r"|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4})(?!\w)",
     "ip": r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])|(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{1,4}(?![\w:])",
