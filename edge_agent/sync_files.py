@@ -6,6 +6,7 @@ cannot; so there are whole objects only. What is forgotten is taken out of the o
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -102,7 +103,7 @@ class FileDestination:
         """Every object of a table of a log, whatever the device was called."""
         fs, root = self._open()
         fs.invalidate_cache()
-        for name in sorted(fs.glob(f"{root}/*/{log_id}/{table}-*.ndjson.gz")):
+        for name in sorted(fs.glob(f"{glob.escape(root)}/*/{log_id}/{table}-*.ndjson.gz")):
             header = parse_object_name(name)
             if header is not None:
                 yield name, header
@@ -139,7 +140,7 @@ class FileDestination:
         """What an interrupted write left behind may hold text too."""
         fs, root = self._open()
         for table in TABLES:
-            for name in fs.glob(f"{root}/*/{log_id}/{table}-*.part"):
+            for name in fs.glob(f"{glob.escape(root)}/*/{log_id}/{table}-*.part"):
                 with suppress(FileNotFoundError):
                     fs.rm_file(name)
 

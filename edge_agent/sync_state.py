@@ -44,9 +44,7 @@ class SyncState:
     def position(self, destination: str, device_id: str, log_id: str, table: str) -> Position | None:
         """Where a stream stands; None when it is not known."""
         found = self._destination(destination).get("logs", {}).get(f"{device_id}/{log_id}", {}).get(table)
-        with suppress(KeyError, TypeError, ValueError):
-            return Position(int(found["seq"]), found["id"])
-        return None
+        return Position(found["seq"], found["id"]) if found else None
 
     def facts(self, destination: str) -> dict[str, Any]:
         """last_sent_utc, down_since_utc, last_error and unfinished of a destination; None where there is none."""
@@ -89,14 +87,14 @@ class SyncState:
             os.close(descriptor)
 
     def _destination(self, destination: str) -> dict[str, Any]:
-        entry = self._read()["destinations"].get(destination)
-        return entry if isinstance(entry, dict) else {}
+        entry: dict[str, Any] = self._read()["destinations"].get(destination, {})
+        return entry
 
     def _read(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, RecursionError):
             state = json.loads(self.path.read_bytes())
-            if isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state["destinations"], dict):
-                return state
+            if _is_whole(state):
+                return state  # type: ignore[no-any-return]
         return {"format": FORMAT, "destinations": {}}
 
     def _write(self, state: Mapping[str, Any]) -> None:
@@ -110,9 +108,21 @@ class SyncState:
         beside.replace(self.path)
 
 
+def _is_whole(state: Any) -> bool:
+    """Whether all of it is as `move` and `note` write it: of a damaged file no part is believed."""
+    try:
+        logs = [log for entry in state["destinations"].values() for log in entry.get("logs", {}).values()]
+        positions = [position for log in logs for position in log.values()]
+        return state["format"] == FORMAT and all(
+            type(p["seq"]) is int and p["seq"] >= 0 and isinstance(p["id"], str | None) for p in positions
+        )
+    except (AttributeError, LookupError, TypeError):
+        return False
+
+
 def destination_name(url: str) -> str:
     """A destination as it may be shown and kept: without a password. Two that differ in it only are one."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", url).rstrip("/")
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", url).rstrip("/")
 
 
 def acknowledged(state: SyncState, url: str, device_id: str) -> Callable[[sqlite3.Connection], dict[str, int]]:

@@ -22,6 +22,7 @@ from edge_agent.log_forgetting import fold_back
 from edge_agent.log_pruning import delete, give_pages_back
 from edge_agent.log_reader import LogReader
 from edge_agent.migrations import migrations
+from edge_agent.sync_files import FileDestination
 from edge_agent.sync_http import HttpDestination
 from tests.log_rows import exchange, ids_of, numbered, objects, rate, write_log
 from tests.misbehaving_station import TOKEN, misbehaving_station
@@ -320,6 +321,17 @@ def test_what_was_forgotten_before_it_was_sent_never_leaves(device: Device) -> N
         log.forget(mine)
     device.sync()
     assert ids_of(device.there) == [other] and "NOBODYKNOWS" not in json.dumps(objects(device.there))
+
+
+def test_it_leaves_objects_in_a_directory_with_an_odd_name_too(device: Device) -> None:
+    ids = write_log(device.log, [exchange("NOBODYKNOWS")])
+    odd = device.there / "Backup [2024] *"
+    odd.mkdir()
+    device.sync(destination=FileDestination(f"file://{odd}"))
+    with open_log(device.log) as log:
+        log.forget(ids[0])
+    device.sync(destination=FileDestination(f"file://{odd}"))
+    assert "NOBODYKNOWS" not in json.dumps(objects(odd))
 
 
 def test_a_run_killed_while_it_forgets_is_finished_by_the_next(device: Device) -> None:

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from edge_agent.log_batches import BatchHeader, encode, object_name
 from edge_agent.log_reader import LogReader
 from edge_agent.sync import Pace, open_destination
 from edge_agent.sync_files import FileDestination
-from edge_agent.sync_state import Position, acknowledged
+from edge_agent.sync_state import FORMAT, Position, acknowledged
 from tests.log_rows import exchange, ids_of, numbered, objects, rate, write_log
 from tests.misbehaving_station import TOKEN, misbehaving_station
 from tests.sync_device import Device, Run, device, run
@@ -101,6 +102,27 @@ def test_a_lost_or_damaged_position_is_taken_from_what_is_there(device: Device) 
     device.state.path.unlink()
     assert device.sync(max_rows=50).batches == 0
     assert ids_of(device.there) == ids and device.position() == 140
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [],
+        {"logs": 5},
+        {"logs": {"pi/LOG": []}},
+        {"logs": {"pi/LOG": {"exchanges": {"seq": -5, "id": None}}}},
+        {"logs": {"pi/LOG": {"exchanges": {"seq": float("inf"), "id": None}}}},
+        {"logs": {"pi/LOG": {"exchanges": "12"}}},
+    ],
+)
+def test_a_state_file_that_is_json_and_makes_no_sense_is_a_lost_one(device: Device, entry: Any) -> None:
+    ids = write_log(device.log, numbered(20))
+    device.sync()
+    state = json.dumps({"format": FORMAT, "destinations": {device.url: entry}})
+    device.state.path.write_text(state.replace("LOG", LogReader(device.log).log_id()))
+    assert device.position() == 0 and device.state.facts(device.url)["unfinished"] is None
+    assert device.sync().batches == 0
+    assert ids_of(device.there) == ids and device.position() == 20
 
 
 def test_a_hole_among_the_objects_is_filled_after_the_position_is_lost(device: Device) -> None:
@@ -345,3 +367,4 @@ def test_a_missing_package_is_named_with_what_brings_it(
 
 def test_a_password_in_an_address_is_neither_kept_nor_shown(device: Device) -> None:
     assert FileDestination("memory://me:hunter2@host/x").name == "memory://me@host/x"
+    assert FileDestination("memory://me:hunter@2@host/x").name == "memory://me@host/x"
