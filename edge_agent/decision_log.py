@@ -255,9 +255,8 @@ class DecisionLog:
     def _forget(self, exchange_id: str | None, conversation_id: str | None) -> Forgotten:
         with self._changed:
             kept = [item.row for item in self._unwritten if item.table == "exchanges"]
-        links = [(row["id"], row["parent_id"], row["conversation_id"]) for row in kept]
         self._reopen_if_gone()
-        ids = conversation_of(self._connection, exchange_id, conversation_id, links)
+        ids = conversation_of(self._connection, exchange_id, conversation_id, kept)
         self._purge(ids)
         forgotten = erase(self._connection, ids)
         self._erasing = not forgotten.erased

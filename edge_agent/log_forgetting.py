@@ -5,15 +5,20 @@ Works on the log's only read-write connection, which deletes with `secure_delete
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from edge_agent.log_pruning import give_pages_back
-from edge_agent.types import utc_now
+from edge_agent.types import Message, utc_now
 
-Link = tuple[str, "str | None", "str | None"]
-"""id, parent_id, conversation_id of a row."""
+Row = Mapping[str, Any]
+
+_LINKS = "SELECT id, parent_id, conversation_id FROM exchanges ORDER BY seq"
+_BEGINNINGS = "SELECT id, messages, answer, tool_calls FROM exchanges WHERE parent_id IS NULL AND messages IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +37,55 @@ def conversation_of(
     connection: sqlite3.Connection,
     exchange_id: str | None,
     conversation_id: str | None,
-    unwritten: Iterable[Link] = (),
+    unwritten: Collection[Row] = (),
 ) -> set[str]:
     """The ids of everything that hangs together with an exchange or a client's conversation id.
 
-    Parents upwards, all that continue any of them, and all with the same conversation id; rows that were pruned are
-    among them as far as a row names them. `exchange_id` itself is always in it.
+    Parents upwards, all that continue any of them, all with the same conversation id, and rows without a parent that
+    repeat the beginning: they were asked after a restart. Rows that were pruned are among them as far as a row names
+    them. `exchange_id` itself is always in it.
     """
+
     ids, conversations = {exchange_id} - {None}, {conversation_id} - {None}
     size, order = -1, "DESC"  # down to the first question in one pass, up to the last answers in the next
     while size != len(ids):
         size, order = len(ids), "ASC" if order == "DESC" else "DESC"
-        rows = connection.execute(f"SELECT id, parent_id, conversation_id FROM exchanges ORDER BY seq {order}")
-        for found in (rows, unwritten):
-            for id_, parent, conversation in found:
-                if id_ in ids or parent in ids or conversation in conversations:
-                    ids |= {id_, parent} - {None}
-                    conversations |= {conversation} - {None}
+        for row in chain(_rows(connection, f"{_LINKS} {order}"), unwritten):
+            if row["id"] in ids or row["parent_id"] in ids or row["conversation_id"] in conversations:
+                ids |= {row["id"], row["parent_id"]} - {None}
+                conversations |= {row["conversation_id"]} - {None}
+        if size == len(ids):
+            ids |= _repeats(connection, unwritten, ids)
     return {id_ for id_ in ids if id_}
+
+
+def _repeats(connection: sqlite3.Connection, unwritten: Collection[Row], ids: Collection[str | None]) -> set[str]:
+    """Rows that hold the beginning of one of these conversations once more, or that one of these repeats."""
+    begun = [row for row in unwritten if row["parent_id"] is None and row["messages"] is not None]
+    known = [row for row in chain(_rows(connection, _BEGINNINGS), begun) if row["id"] in ids]
+    beginnings = tuple(text for row in known if (text := _continued(row)))
+    wholes = [row["messages"] for row in known]
+    found = set()
+    for row in chain(_rows(connection, _BEGINNINGS), begun):
+        shared = any(whole.startswith(row["messages"][:-1]) for whole in wholes)
+        text = _continued(row) if shared else None
+        if row["messages"].startswith(beginnings) or (text and any(whole.startswith(text) for whole in wholes)):
+            found.add(row["id"])
+    return found
+
+
+def _rows(connection: sqlite3.Connection, query: str) -> Iterator[Row]:
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor)
+
+
+def _continued(row: Row) -> str | None:
+    """How the messages of a request begin that goes on after this row's answer, as the log holds them."""
+    if row["answer"] is None:
+        return None
+    answer = Message("assistant", row["answer"], tuple(json.loads(row["tool_calls"] or "[]"))).to_openai()
+    return f"{row['messages'][:-1]}, {json.dumps(answer, ensure_ascii=False)}"
 
 
 def erase(connection: sqlite3.Connection, ids: set[str]) -> Forgotten:

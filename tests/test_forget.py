@@ -83,6 +83,31 @@ def test_any_exchange_of_a_conversation_takes_all_of_it_along(log: DecisionLog, 
     assert left(log) == set(other)
 
 
+@pytest.mark.parametrize("turn", [0, 2, 3])
+def test_a_conversation_that_went_on_after_a_restart_is_one(tmp_path: Path, turn: int) -> None:
+    with open_log(tmp_path / "log.db") as log:
+        ids = talk(log, "SECRET", turns=2)
+        other = talk(log, "other")
+    with open_log(tmp_path / "log.db") as log:
+        texts = [f"SECRET {said} {number}" for number in range(2) for said in ("question", "answer")]
+        for question in ("and?", "so?"):
+            texts.append(question)
+            asked = chat(*texts, answer="SECRET")
+            log.append(asked)
+            ids.append(asked.query.id)
+            texts.append("SECRET")
+        log.forget(ids[turn])
+        assert left(log) == set(other) and b"SECRET" not in bytes_of(log)
+
+
+def test_a_conversation_that_only_begins_with_the_same_question_is_another(log: DecisionLog) -> None:
+    mine, yours = chat("hi", answer="hello"), chat("hi", answer="good day")
+    log.append(mine)
+    log.append(yours)
+    log.forget(mine.query.id)
+    assert left(log) == {yours.query.id}
+
+
 def test_a_clients_conversation_id_names_one_too(log: DecisionLog) -> None:
     first, second = talk(log, "one", 2, conversation_id="c1"), talk(log, "two", 2, conversation_id="c1")
     other = talk(log, "other", conversation_id="c2")
