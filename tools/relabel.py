@@ -62,9 +62,10 @@ def main(**chosen: Any) -> None:
     job = job_of(chosen)
     if chosen["inbox"]:
         remember_output(job.samples, job.output)
-        forget(forgotten_of(chosen["inbox"]), job.samples)
+    forget_what_owners_forgot(job, chosen["inbox"])
     confirm(job, chosen["yes"])
     result = run(job, progress()) if chosen["engine"] == "local" else on_fleet(job, chosen)
+    forget_what_owners_forgot(job, chosen["inbox"])  # meanwhile: the receiver could not, the samples were locked
     facts = [f"{name} {value}" for name, value in result.summary.items() if not isinstance(value, dict)]
     click.echo(f"{job.output}: {'nothing to do, ' if result.was_done else ''}{result.labelled} labels; "
                + ", ".join(facts))  # fmt: skip
@@ -72,6 +73,11 @@ def main(**chosen: Any) -> None:
         raise click.ClickException(
             f"{result.unfinished} queries lack samples (cost limit); raise --max-cost, run again"
         )
+
+
+def forget_what_owners_forgot(job: Job, inbox: Path | None) -> None:
+    if inbox:
+        forget(forgotten_of(inbox), job.samples)
 
 
 def job_of(chosen: dict[str, Any]) -> Job:

@@ -19,7 +19,8 @@ def entropy_histograms(rows: Sequence[Mapping[str, Any]]) -> bytes:
             axis.hist([row[f"entropy_{side}"] for row in chosen], bins=24, range=(0, 2.4), alpha=0.6,
                       color=colour, label=f"{name} ({len(chosen)})")  # fmt: skip
         axis.set(title=f"{side} model", xlabel="semantic entropy, nats", ylabel="queries")
-        axis.legend(fontsize=8)
+        if labelled:
+            axis.legend(fontsize=8)
     axes[2].hist([row["strong_wins_soft"] for row in labelled], bins=20, range=(0, 1), color="tab:grey")
     axes[2].set(title="label", xlabel="P(cloud model is the more certain one)", ylabel="queries")
     png = io.BytesIO()

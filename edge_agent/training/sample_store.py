@@ -15,6 +15,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class SampleStore:
         text = json.dumps(dict(describes), sort_keys=True, indent=1)
         digest = hashlib.sha256(text.encode()).hexdigest()
         self.directory = root / f"{str(describes['model']).replace('/', '-')}-{digest[:12]}"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # as the inbox: it holds what people asked
         self._lock = _lock(self.directory)
         write_file(self.directory / "settings.json", text.encode())
         self._journal = self.directory / JOURNAL
@@ -124,18 +125,20 @@ class SampleStore:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.directory.glob("part-*.parquet")):
-            yield from pq.read_table(path, schema=SCHEMA).to_pylist()
+            yield from _part(path).to_pylist()
         yield from _journal_rows(self._journal)
 
 
 def forget_samples(directory: Path, exchange_ids: Collection[str]) -> int:
     """Remove the samples of these exchanges from one store's directory; how many there were.
 
-    :raises EdgeAgentError: when a process is adding samples there.
+    :raises EdgeAgentError: when a process is adding samples there, or a part cannot be read.
     """
     lock = _lock(directory)
     try:
-        return _forget_in_parts(directory, exchange_ids) + _forget_in_journal(directory / JOURNAL, exchange_ids)
+        for path in directory.glob(".*-*"):  # what a kill left half written
+            path.unlink()
+        return _forget_in_journal(directory / JOURNAL, exchange_ids) + _forget_in_parts(directory, exchange_ids)
     finally:
         os.close(lock)
 
@@ -143,7 +146,7 @@ def forget_samples(directory: Path, exchange_ids: Collection[str]) -> int:
 def _forget_in_parts(directory: Path, exchange_ids: Collection[str]) -> int:
     removed = 0
     for path in sorted(directory.glob("part-*.parquet")):
-        table = pq.read_table(path, schema=SCHEMA)
+        table = _part(path)
         kept = [i for i, ids in enumerate(table["exchange_ids"].to_pylist()) if not {*(ids or ())} & {*exchange_ids}]
         if len(kept) < len(table):
             removed += len(table) - len(kept)
@@ -152,11 +155,13 @@ def _forget_in_parts(directory: Path, exchange_ids: Collection[str]) -> int:
 
 
 def _forget_in_journal(journal: Path, exchange_ids: Collection[str]) -> int:
-    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True) if journal.exists() else []
-    kept_lines = [line for line in lines if not {*json.loads(line).get("exchange_ids", ())} & {*exchange_ids}]
-    if len(kept_lines) < len(lines):
-        write_file(journal, "".join(kept_lines).encode())
-    return len(lines) - len(kept_lines)
+    """A line that cannot be read goes, too: nobody knows whose it is."""
+    lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+    rows = [_journal_row(line) for line in lines]
+    kept = [row is not None and not {*row.get("exchange_ids", ())} & {*exchange_ids} for row in rows]
+    if not all(kept):
+        write_file(journal, b"".join(compress(lines, kept)))
+    return sum(row is not None for row in rows) - sum(kept)
 
 
 def to_row(sample: Sample, prompt_sha256: str) -> dict[str, Any]:
@@ -191,11 +196,29 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     write_file(path, sink.getvalue().to_pybytes())
 
 
+def _part(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        message = f"{path}: expected samples, found a damaged file; remove it, and its queries are sampled again"
+        raise EdgeAgentError(f"{message} ({error})") from error
+
+
 def _journal_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
+    """A line that cannot be read costs its query: it is sampled again."""
+    with suppress(FileNotFoundError), path.open("rb") as lines:
         for line in lines:
-            row = json.loads(line)
-            yield {k: base64.b64decode(v) if k in _ARRAYS else v for k, v in row.items()}
+            row = _journal_row(line)
+            if row is not None:
+                yield {k: base64.b64decode(v) if k in _ARRAYS else v for k, v in row.items()}
+
+
+def _journal_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and row.keys() >= {*SCHEMA.names} - {"exchange_ids"} else None
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -74,6 +74,40 @@ def test_a_torn_line_is_cut_and_the_rest_is_there(tmp_path: Path) -> None:
     assert [found.query_id for _, found in again.samples()] == ["a", "c"]
 
 
+@pytest.mark.parametrize(
+    "damage", [b'{"query_id": "b", "te', b"\0" * 40 + b"\n", b'{"query_id": 5}\n[]\n', b"\xff\xfe\n"]
+)
+def test_a_damaged_line_costs_its_query_and_does_not_keep_others_from_being_forgotten(
+    tmp_path: Path, damage: bytes
+) -> None:
+    store = SampleStore(tmp_path, DESCRIBES)
+    for name in ("a", "c"):
+        store.add(sample(name, "a line\u2028or\x85three"), "p", [f"exchange-{name}"])
+    store.close()
+    journal = store.directory / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + (damage if damage.endswith(b"\n") else b"") + lines[1] + damage)
+    assert forget_samples(store.directory, {"exchange-c"}) == 1
+    assert [found.query_id for _, found in SampleStore(tmp_path, DESCRIBES).samples()] == ["a"]
+
+
+def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path, DESCRIBES)
+    store.close()
+    (store.directory / "part-00001.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(EdgeAgentError, match=r"part-00001.parquet: expected samples, .*; remove it"):
+        SampleStore(tmp_path, DESCRIBES)
+
+
+def test_forgetting_removes_what_a_kill_left_half_written_and_others_may_not_look(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path, DESCRIBES)
+    store.close()
+    (store.directory / ".part-00001.parquet-k3j2").write_bytes(b"SECRET")
+    assert forget_samples(store.directory, {"x"}) == 0
+    assert sorted(path.name for path in store.directory.iterdir()) == [JOURNAL, "lock", "settings.json"]
+    assert store.directory.stat().st_mode & 0o077 == 0
+
+
 def test_only_one_process_writes(tmp_path: Path) -> None:
     store = SampleStore(tmp_path, DESCRIBES)
     with pytest.raises(EdgeAgentError, match="another process is adding samples"):
