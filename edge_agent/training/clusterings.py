@@ -56,7 +56,7 @@ def clustering(
         raise ConfigError(f"clustering: expected one of {', '.join(NAMES)}, found {name!r}")
     kind = name.removeprefix("value+")
     if kind == "entailment":
-        directory = entailment or find_model(models / "entailment")
+        directory = entailment or find_model(models)
         make = partial(named, name, model=directory, rule=rule, cache=cache)
         return Clustering(f"{name} {rule}" if rule else name, make, _fingerprint(directory))
     if kind == "embedding":

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edge_agent.training.clusterings import NAMES, clustering
 from edge_agent.training.label_rows import FORMAT, read_labels
 from edge_agent.training.questions import generate
 from edge_agent.training.semantic_entropy import discrete_entropy
@@ -158,3 +159,10 @@ def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         read_labels(tmp_path / "labels.parquet")
+
+
+def test_the_models_that_ship_are_found() -> None:
+    models = ROOT / "router_models"
+    assert {clustering(name, models=models).name for name in NAMES if "judge" not in name} == {
+        name for name in NAMES if "judge" not in name
+    }
