@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -131,6 +132,7 @@ class LlamaSampler:
 
     def __init__(self, path: Path, *, name: str, answers: int = 220, n_ctx: int = 16384, n_threads: int = 2):
         self.name = name
+        logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # else two lines on stderr for each prompt
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
             raise LocalModelError(f"{path}: llama.cpp cannot load this model; check it with `edge-agent doctor`")

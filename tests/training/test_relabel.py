@@ -74,6 +74,7 @@ def test_every_question_gets_a_label_from_both_models_answers(relabel: Relabel, 
             assert all(math.isfinite(value) for value in row[f"log_likelihoods_{side}"])
         assert 0 <= row["strong_wins_soft"] <= 1 and row["target"] is not None
     assert "6 labels" in done.stdout and "tie" in done.stdout and "6/6" in done.stderr
+    assert "set_embeddings" not in done.stderr, "llama.cpp talks"
     assert (tmp_path / "labels" / "entropies.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "labels" / "summary.json").read_text())["rows"] == 6
 
