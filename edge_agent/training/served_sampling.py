@@ -6,12 +6,13 @@ always, log-probabilities where the server has none.
 
 from __future__ import annotations
 
+import logging
 import math
 import random as random_module
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,9 @@ import requests
 from edge_agent.errors import CloudRejected, CloudUnavailable
 from edge_agent.training.sampling import Generation, Prompt, Sample, SamplingSettings
 
+_LOGGER = logging.getLogger(__name__)
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_ABOUT_THE_PROMPT = frozenset({400, 413, 422})
 ATTEMPTS = 6
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 _NOTHING = np.empty(0, dtype=np.float16)
@@ -71,7 +74,7 @@ class ServedSampler:
         self._session.mount(self._url, requests.adapters.HTTPAdapter(pool_maxsize=concurrency))
         if api_key:
             self._session.headers["Authorization"] = f"Bearer {api_key}"
-        self._lock = threading.Lock()
+        self._counting, self._finding_out = threading.Lock(), threading.Lock()
         self._has_logprobs = True
         """Until the server says it has none."""
 
@@ -84,28 +87,40 @@ class ServedSampler:
         """Answers to each prompt, in the order in which they are complete; stops short of `max_cost`.
 
         :raises CloudUnavailable: when the server does not answer after several attempts.
-        :raises CloudRejected: when it refuses the request or answers something else than a chat completion.
+        :raises CloudRejected: when it refuses the request or answers something else than a chat completion. A server
+            that has answered others may refuse a prompt, which is left out: too long for it, or not to its taste.
         """
-        waiting, running = deque(prompts), set[Future[Sample]]()
+        waiting, running, answered = deque(prompts), dict[Future[Sample], tuple[Prompt, float]](), False
         with ThreadPoolExecutor(self._concurrency) as requests_at_a_time, ThreadPoolExecutor(self._concurrency) as pool:
             try:
                 while waiting or running:
-                    while waiting and len(running) < self._concurrency and self._affords(waiting[0], settings, running):
-                        running.add(pool.submit(self._one, waiting.popleft(), settings, requests_at_a_time))
+                    while waiting and len(running) < self._concurrency:
+                        worst = self._worst_cost(waiting[0], settings)
+                        if self.cost + worst + sum(cost for _, cost in running.values()) > self._max_cost:
+                            break
+                        prompt = waiting.popleft()
+                        running[pool.submit(self._one, prompt, settings, requests_at_a_time)] = prompt, worst
                     if not running:
                         return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        prompt, _ = running.pop(future)
+                        try:
+                            sample = future.result()
+                        except CloudRejected as error:
+                            if not answered or error.upstream_status not in _ABOUT_THE_PROMPT:
+                                raise
+                            _LOGGER.warning("query %s is left out: %s", prompt.query_id, error.message)
+                        else:
+                            answered = True
+                            yield sample
             finally:
                 pool.shutdown(cancel_futures=True, wait=False)
 
     def close(self) -> None:
         self._session.close()
 
-    def _affords(self, prompt: Prompt, settings: SamplingSettings, running: set[Future[Sample]]) -> bool:
-        worst = worst_case(prompt, settings, many=bool(self._many))
-        return self.cost + self.price.of(*worst) * (1 + len(running)) <= self._max_cost
+    def _worst_cost(self, prompt: Prompt, settings: SamplingSettings) -> float:
+        return self.price.of(*worst_case(prompt, settings, many=bool(self._many)))
 
     def _one(self, prompt: Prompt, settings: SamplingSettings, pool: ThreadPoolExecutor) -> Sample:
         greedy = pool.submit(self._ask, prompt, {"temperature": 0.0})
@@ -122,8 +137,7 @@ class ServedSampler:
         choices = [first["choices"][0], *answers]
         generations = [_generation(prompt.query_id, self.name, i, choice) for i, choice in enumerate(choices)]
         logprobs = np.array(_logprobs(choices[0]), dtype=np.float16)
-        usage = first.get("usage") or {}
-        return Sample(prompt.query_id, generations, logprobs, _NOTHING, _NOTHING, int(usage.get("prompt_tokens") or 0))
+        return Sample(prompt.query_id, generations, logprobs, _NOTHING, _NOTHING, _usage(first)[0] or 0)
 
     def _several(self, prompt: Prompt, options: dict[str, Any], n: int) -> list[dict[str, Any]]:
         """Servers may give fewer than asked for: ask again for the rest."""
@@ -133,7 +147,7 @@ class ServedSampler:
         return answers[:n]
 
     def _find_out_whether_many(self, prompt: Prompt, options: dict[str, Any]) -> None:
-        with self._lock:
+        with self._finding_out:
             if self._many is None:
                 try:
                     self._many = len(self._ask(prompt, options | {"n": 2})["choices"]) == 2
@@ -151,9 +165,9 @@ class ServedSampler:
         if self._has_logprobs:
             response = self._post(body | {"logprobs": True})
             if response.ok or "logprobs" not in response.text:
-                return self._counted(self._read(response))
+                return self._counted(self._read(response), body)
             self._has_logprobs = False
-        return self._counted(self._read(self._post(body)))
+        return self._counted(self._read(self._post(body)), body)
 
     def _post(self, body: dict[str, Any]) -> requests.Response:
         """The response once it is no failure that may pass."""
@@ -173,24 +187,27 @@ class ServedSampler:
 
     def _read(self, response: requests.Response) -> dict[str, Any]:
         if not response.ok:
-            raise CloudRejected(f"{self._url} refuses {self.name}: {_status(response)}; check model, key and limits")
+            message = f"{self._url} refuses {self.name}: {_status(response)}; check model, key and limits"
+            raise CloudRejected(message, upstream_status=response.status_code)
         try:
             answer = dict(response.json())
-            readable = all("content" in choice["message"] for choice in answer["choices"]) and answer["choices"]
-        except (ValueError, KeyError, TypeError):
-            readable = False
-        if not readable:
+            read = [(choice["message"]["content"], _logprobs(choice)) for choice in answer["choices"]]
+            _usage(answer)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            read = []
+        if not read:
             raise CloudRejected(
                 f"{self._url}: expected a chat completion with choices, found {response.text[:100]!r}; is it an"
                 " OpenAI-compatible endpoint?"
             )
         return answer
 
-    def _counted(self, answer: dict[str, Any]) -> dict[str, Any]:
-        usage = answer.get("usage") or {}
-        with self._lock:
-            self.input_tokens += int(usage.get("prompt_tokens") or 0)
-            self.output_tokens += int(usage.get("completion_tokens") or 0)
+    def _counted(self, answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        """What it says it used; the most it may have used when it does not say: money is spent all the same."""
+        asked, answered = _usage(answer)
+        with self._counting:
+            self.input_tokens += round(_tokens(body["messages"])) if asked is None else asked
+            self.output_tokens += body["max_tokens"] * body.get("n", 1) if answered is None else answered
         return answer
 
 
@@ -199,9 +216,20 @@ def worst_case(prompt: Prompt, settings: SamplingSettings, *, many: bool = False
 
     :param many: with `n=` the prompt of the drawn answers is counted once.
     """
-    text = sum(len(message.content) + 12 for message in prompt.messages) / 3
+    text = _tokens([message.to_openai() for message in prompt.messages])
     requests_sent = 2 if many else settings.n + 1
     return text * requests_sent, float(prompt.max_tokens * (settings.n + 1))
+
+
+def _tokens(messages: Sequence[Mapping[str, Any]]) -> float:
+    return sum(len(message["content"]) + 12 for message in messages) / 3
+
+
+def _usage(answer: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(input, output) tokens; None where the server does not say."""
+    usage = answer.get("usage") or {}
+    asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return None if asked is None else int(asked), None if answered is None else int(answered)
 
 
 def _status(response: requests.Response) -> str:
@@ -214,7 +242,7 @@ def _generation(query_id: str, model: str, index: int, choice: dict[str, Any]) -
         query_id,
         model,
         index,
-        text=str(choice["message"].get("content") or "").strip(),
+        text=str(choice["message"]["content"] or "").encode("utf-8", "replace").decode().strip(),
         log_likelihood=float(np.mean(logprobs)) if logprobs else math.nan,
         n_tokens=len(logprobs),
         finish_reason=str(choice.get("finish_reason") or "stop"),
@@ -222,6 +250,7 @@ def _generation(query_id: str, model: str, index: int, choice: dict[str, Any]) -
 
 
 def _logprobs(choice: dict[str, Any]) -> list[float]:
-    """Empty when the server gives none."""
+    """Empty when the server gives none, or some that are no numbers."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    return [float(token["logprob"]) for token in tokens]
+    found = [float(token["logprob"]) for token in tokens]
+    return found if all(map(math.isfinite, found)) else []

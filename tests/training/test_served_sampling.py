@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,65 @@ def test_failures_that_pass_are_waited_out() -> None:
 def test_what_does_not_pass_ends_it_with_a_sentence(server: Behaviour, error: type[Exception], message: str) -> None:
     with misbehaving_cloud(server) as cloud, pytest.raises(error, match=message):
         sampled(ServedSampler(cloud, "m", sleep=lambda _: None))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]},
+        {"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"logprob": None}]}}]},
+        {"choices": [{"message": {"content": "a"}, "logprobs": ["a"]}]},
+        {"choices": [{"message": {"content": "a"}}], "usage": [1, 2]},
+        {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": "abc"},
+        {"choices": {"0": 1}},
+    ],
+)
+def test_an_answer_that_is_no_completion_is_one_sentence(change: dict[str, Any]) -> None:
+    with misbehaving_cloud(status(200, change)) as cloud, pytest.raises(CloudRejected, match="expected a chat"):
+        sampled(ServedSampler(cloud, "m", many=False))
+
+
+def test_text_that_is_no_unicode_and_logprobs_that_are_no_numbers_become_something_that_can_be_kept() -> None:
+    token = {"content": [{"token": "a", "logprob": -math.inf}]}
+    answer = {"choices": [{"message": {"content": "half \ud800 of a pair"}, "logprobs": token}]}
+    with misbehaving_cloud(status(200, answer)) as cloud:
+        (sample,) = sampled(ServedSampler(cloud, "m", many=False))
+    assert {g.text for g in sample.generations} == {"half ? of a pair"}
+    assert all(math.isnan(g.log_likelihood) for g in sample.generations)
+
+
+def test_a_prompt_the_server_refuses_is_left_out_when_others_are_answered(caplog: pytest.LogCaptureFixture) -> None:
+    def too_long(request: Request, wire: Wire) -> None:
+        long = "sea 1" in request.json["messages"][0]["content"]
+        (status(400, {"error": {"message": "context_length_exceeded"}}) if long else completions)(request, wire)
+
+    with misbehaving_cloud(too_long) as cloud:
+        found = sampled(ServedSampler(cloud, "m", many=True, concurrency=1), 3)
+    assert [sample.query_id for sample in found] == ["q0", "q2"]
+    assert "query q1 is left out" in caplog.text and "context_length_exceeded" in caplog.text
+
+
+def test_a_server_that_does_not_say_what_it_used_is_taken_for_the_most_it_may_have_used() -> None:
+    price = Price(input=1e6, output=1e6)
+    answer = {"choices": [{"message": {"content": "a"}}]}
+    most = price.of(*worst_case(prompts()[0], SETTINGS))
+    with misbehaving_cloud(status(200, answer)) as cloud:
+        sampler = ServedSampler(cloud, "m", many=False, concurrency=4, price=price, max_cost=2.5 * most)
+        assert len(sampled(sampler, 8)) == 2 and sampler.cost <= 2.5 * most
+
+
+def test_long_queries_under_way_count_before_a_short_one_is_begun() -> None:
+    price = Price(input=1e6)
+    long, short = Prompt("long", (Message("user", "sea " * 500),), max_tokens=8), prompts()[0]
+    most = price.of(*worst_case(long, SETTINGS, many=True))
+    with misbehaving_cloud(completions) as cloud:
+        sampler = ServedSampler(cloud, "m", many=True, concurrency=4, price=price, max_cost=most + 1)
+        found = sampler.sample([long, short], SETTINGS)
+        next(found)
+        assert len(cloud.requests) == 2, "the short one waits until it is known what the long one cost"
+        sampler.close()
 
 
 def test_a_query_that_may_cost_too_much_is_not_begun() -> None:
