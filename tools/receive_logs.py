@@ -81,10 +81,12 @@ def serve(
 
 def forget_what_was_made(inbox: Inbox) -> None:
     """Take what was forgotten out of samples and labels, too; later when a relabelling is running."""
-    from edge_agent.training.forgetting import forget
+    if not (ids := inbox.forgotten_ids()):
+        return
+    from edge_agent.training.forgetting import forget  # loads what draws histograms
 
     try:
-        gone = forget(inbox.forgotten_ids(), xdg_dir("cache") / "samples")
+        gone = forget(ids, xdg_dir("cache") / "samples")
     except (EdgeAgentError, OSError, ValueError) as error:
         logging.warning("samples and labels still hold forgotten exchanges: %s; `forget` again", error)
     else:
