@@ -31,7 +31,7 @@ option = click.option
 @click.command(help=__doc__, context_settings={"show_default": True})
 @option("--inbox", type=click.Path(path_type=Path), help="an inbox of tools/receive_logs.py")
 @option("--questions", type=click.Path(path_type=Path), help="JSON lines of questions with their answers")
-@option("--mix", type=int, help="this many questions of our own and of --data, as in docs/questions.md")
+@option("--mix", type=click.IntRange(1), help="this many questions of our own and of --data, as in docs/questions.md")
 @option("--data", type=click.Path(path_type=Path), help="folder of public question sets for --mix")
 @option("--mix-seed", type=int, default=0, help="which questions --mix takes")
 @option("--output", type=click.Path(path_type=Path), default=Path("labels"), help="where the labels go")
@@ -47,11 +47,11 @@ option = click.option
 @option("--entailment-rule", type=click.Choice(["strict", "non_strict"]), help="instead of what its card says")
 @option("--judge", help="URL#model for --clustering judge")
 @option("--rule", type=click.Choice(["z", "sym", "paper"]), default="z", help="from two entropies to a label")
-@option("--price-input", type=float, default=0.0, help="of a million tokens asked, in your currency")
-@option("--price-output", type=float, default=0.0, help="of a million tokens answered")
-@option("--max-cost", type=float, default=float("inf"), help="stop before more than this is spent")
+@option("--price-input", type=click.FloatRange(0), default=0.0, help="of a million tokens asked, in your currency")
+@option("--price-output", type=click.FloatRange(0), default=0.0, help="of a million tokens answered")
+@option("--max-cost", type=click.FloatRange(0), default=float("inf"), help="stop before more than this is spent")
 @option("--yes", is_flag=True, help="do not ask before spending")
-@option("--threads", type=int, default=os.cpu_count() or 2, help="for a model in this process")
+@option("--threads", type=click.IntRange(1), default=os.cpu_count() or 2, help="for a model in this process")
 @option("--models", type=click.Path(path_type=Path), default=Path("router_models"))
 @option("--samples", type=click.Path(path_type=Path), help="where samples are kept; default the user's cache")
 @option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster, extra [fleet]")
@@ -63,13 +63,15 @@ def main(**chosen: Any) -> None:
     if chosen["inbox"]:
         remember_output(job.samples, job.output)
     forget_what_owners_forgot(job, chosen["inbox"])
-    confirm(job, chosen["yes"])
+    confirm(job, chosen)
     result = run(job, progress()) if chosen["engine"] == "local" else on_fleet(job, chosen)
     forget_what_owners_forgot(job, chosen["inbox"])  # meanwhile: the receiver could not, the samples were locked
     facts = [f"{name} {value}" for name, value in result.summary.items() if not isinstance(value, dict)]
     click.echo(f"{job.output}: {'nothing to do, ' if result.was_done else ''}{result.labelled} labels; "
                + ", ".join(facts))  # fmt: skip
-    if result.unfinished:
+    if result.unfinished and chosen["max_cost"] == float("inf"):
+        click.echo(f"{result.unfinished} queries could not be asked and have no label; see the warnings", err=True)
+    elif result.unfinished:
         raise click.ClickException(
             f"{result.unfinished} queries lack samples (cost limit); raise --max-cost, run again"
         )
@@ -112,14 +114,19 @@ def on_fleet(job: Job, chosen: dict[str, Any]) -> Result:
     )
 
 
-def confirm(job: Job, yes: bool) -> None:
+def confirm(job: Job, chosen: dict[str, Any]) -> None:
     """Ask before money is spent; say what is about to happen otherwise."""
     asked = [estimate for estimate in estimates(job) if estimate.queries]
     for e in asked:
         cost = f", at most {e.cost:.2f} in your currency" if e.cost else ""
         click.echo(f"{e.model}: {e.queries} of {len(job.queries)} queries to sample, at most {e.input_tokens:,} tokens "
                    f"asked and {e.output_tokens:,} answered{cost}", err=True)  # fmt: skip
-    if any(e.remote for e in asked) and not yes:
+    judged = bool(chosen["judge"]) and chosen["how"].endswith("judge")
+    if judged:
+        click.echo(
+            f"{chosen['judge'].partition('#')[2]} judges pairs of answers; --max-cost does not count it", err=True
+        )
+    if (judged or any(e.remote for e in asked)) and not chosen["yes"]:
         click.confirm("These queries leave this machine, and may cost money. Go on?", abort=True, err=True)
 
 

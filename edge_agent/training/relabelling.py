@@ -65,7 +65,7 @@ def sample_into(
 
 @dataclass(slots=True)
 class SampleStage:
-    """Rows of queries -> the same rows with one model's samples under `side`; the model is made at the first call."""
+    """Rows of queries -> those the model answered, with its samples under `side`; it is made at the first call."""
 
     side: Side
     make_sampler: Callable[[], Sampler]
@@ -78,7 +78,7 @@ class SampleStage:
         queries = {row["query_id"]: LabelQuery.from_row(row) for row in rows}
         prompts = [query.prompt for query in queries.values()]
         found = {sample.query_id: sample for sample in self._sampler.sample(prompts, self.settings)}
-        return [with_sample(row, self.side, found[row["query_id"]]) for row in rows]
+        return [with_sample(row, self.side, found[row["query_id"]]) for row in rows if row["query_id"] in found]
 
 
 def with_sample(row: Row, side: Side, sample: Sample) -> Row:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.errors import LocalModelError
+from edge_agent.errors import LocalModelError, RequestError
 from edge_agent.llama_runtime import llama_cpp
 from edge_agent.local_model import chat_template
 from edge_agent.training.token_draws import Floats, draw, entropies
 from edge_agent.types import Message
 
+_LOGGER = logging.getLogger(__name__)
 _BATCH = 512
 
 
@@ -154,11 +155,12 @@ class LlamaSampler:
     def sample(self, prompts: Iterable[Prompt], settings: SamplingSettings) -> Iterator[Sample]:
         """Answers to each prompt, in the order in which they are complete.
 
-        What is drawn for a prompt depends on its query_id, the seed and the model, not on the prompts beside it.
+        What is drawn for a prompt depends on its query_id, the seed and the model, not on the prompts beside it. One
+        that is too long for the context, or that the chat template refuses, is left out with a warning.
         """
         if settings.n + 1 > self._most_answers:
             raise ValueError(f"answers: expected at least {settings.n + 1}, found {self._most_answers}")
-        waiting = deque(self._tokenized(prompt) for prompt in prompts)
+        waiting = deque(self._that_fit(prompts, settings))
         active = list[_Query]()
         while waiting or active:
             while waiting and self._has_room(active, *waiting[0], settings):
@@ -175,19 +177,29 @@ class LlamaSampler:
         llama_cpp.llama_free(self._ctx)
         llama_cpp.llama_model_free(self._model)
 
-    def _tokenized(self, prompt: Prompt) -> tuple[Prompt, tuple[int, ...]]:
-        return prompt, tuple(self._template.tokens(prompt.messages))
+    def _that_fit(
+        self, prompts: Iterable[Prompt], settings: SamplingSettings
+    ) -> Iterator[tuple[Prompt, tuple[int, ...]]]:
+        for prompt in prompts:
+            try:
+                tokens = tuple(self._template.tokens(prompt.messages))
+            except (RequestError, LookupError, TypeError) as error:  # a tool call is an object of any kind
+                _LOGGER.warning("query %s is left out: %s", prompt.query_id, error)
+                continue
+            cells = len(tokens) + (settings.n + 1) * prompt.max_tokens
+            if cells > self._n_ctx:
+                _LOGGER.warning(
+                    "query %s is left out: its %d tokens and %d answers of %d need %d cells, the context has %d",
+                    prompt.query_id, len(tokens), settings.n + 1, prompt.max_tokens, cells, self._n_ctx,
+                )  # fmt: skip
+                continue
+            yield prompt, tokens
 
     def _has_room(
         self, active: Sequence[_Query], prompt: Prompt, tokens: tuple[int, ...], settings: SamplingSettings
     ) -> bool:
         """Whether one more query fits even if no two answers share a token."""
-        cells = len(self._held) + len(tokens) + (settings.n + 1) * prompt.max_tokens
-        if cells > self._n_ctx and not active:
-            raise LocalModelError(
-                f"query {prompt.query_id}: its {len(tokens)} tokens and {settings.n + 1} answers of {prompt.max_tokens}"
-                f" need {cells} cells, the context has {self._n_ctx}; use a larger n_ctx or shorter answers"
-            )
+        cells = (len(self._held) if active else 0) + len(tokens) + (settings.n + 1) * prompt.max_tokens
         answers = settings.n + 1
         for query in active:
             left = sum(len(node.answers) for node in query.nodes)

@@ -120,6 +120,12 @@ def test_a_server_plays_the_cloud_once_the_user_agrees(
     assert {row["entropy_likelihood_cloud"] for row in rows} == {None}, "the daemon tells no log-probabilities"
 
 
+def test_a_judge_elsewhere_is_asked_once_the_user_agrees(relabel: Relabel, tmp_path: Path) -> None:
+    relabel("--clustering", "exact")
+    judged = relabel("--clustering", "judge", "--judge", "http://127.0.0.1:1/v1#wise", code=1, stdin="n\n")
+    assert "wise judges pairs of answers" in judged.stderr and "leave this machine" in judged.stderr
+
+
 def test_a_cost_limit_keeps_what_was_paid_for(relabel: Relabel, tmp_path: Path, cloud_daemon: DaemonProcess) -> None:
     url = f"http://127.0.0.1:{cloud_daemon.port}/v1#local"
     server = ["--cloud", url, "--key-env", "KEY", "--price-output", "1000", "--yes"]
@@ -144,6 +150,11 @@ def test_a_cost_limit_keeps_what_was_paid_for(relabel: Relabel, tmp_path: Path, 
 def test_bad_input_is_one_sentence(relabel: Relabel, change: list[str], message: str) -> None:
     done = relabel(*change, code=1)
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--max-cost", "--price-input", "--threads", "--mix"])
+def test_a_number_below_what_can_be_is_refused(relabel: Relabel, option: str) -> None:
+    assert f"Invalid value for '{option}'" in relabel(option, "-1", code=2).stderr
 
 
 @pytest.mark.parametrize(("line", "found"), [("{", "line 1"), ('{"text": "x"}', "line 1"), ("", "found none")])

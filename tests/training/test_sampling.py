@@ -132,9 +132,16 @@ def test_too_few_answers_at_a_time_are_refused(tiny_gguf: Path) -> None:
         sampled(tiny_gguf, [prompt("q")], SamplingSettings(), answers=4)
 
 
-def test_a_query_too_long_for_the_context_is_named(tiny_gguf: Path) -> None:
-    with pytest.raises(LocalModelError, match="query long: its .* use a larger n_ctx or shorter answers"):
-        sampled(tiny_gguf, [Prompt("long", (Message("user", "sea " * 900),))], SamplingSettings(n=2))
+def test_a_query_that_cannot_be_asked_is_left_out_and_named(tiny_gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    long = Prompt("long", (Message("user", "sea " * 900),))
+    odd = Prompt("odd", (Message("user", "sea"), Message("assistant", "", ({"type": "function"},))))
+    assert set(sampled(tiny_gguf, [long, odd, prompt("q", 8)], SamplingSettings(n=2))) == {"q"}
+    assert "query long is left out: its " in caplog.text and "query odd is left out" in caplog.text
+
+
+def test_a_long_query_fits_after_another_long_one(tiny_gguf: Path) -> None:
+    long = [Prompt(name, (Message("user", f"{name} sea" * 60),), max_tokens=8) for name in ("a", "b")]
+    assert set(sampled(tiny_gguf, long, SamplingSettings(n=2))) == {"a", "b"}
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
