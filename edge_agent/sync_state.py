@@ -72,10 +72,11 @@ class SyncState:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock that keeps a second sync out. :raises SyncError: when one is running."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Hold the lock that keeps a second sync out. :raises SyncError: when one is running, or none can be held."""
         name = self.path.with_name(self.path.name + ".lock")
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with self._named_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,14 +99,23 @@ class SyncState:
         return {"format": FORMAT, "destinations": {}}
 
     def _write(self, state: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         beside = self.path.with_name(self.path.name + ".part")
-        descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
+        with self._named_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(state, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.path)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"{self.path}: sync cannot keep its positions there: {error.strerror}; nothing is lost"
+            raise SyncError(f"{message}; make room, or check the directory", code="state_unwritable") from error
 
 
 def _is_whole(state: Any) -> bool:

@@ -125,6 +125,22 @@ def test_a_state_file_that_is_json_and_makes_no_sense_is_a_lost_one(device: Devi
     assert ids_of(device.there) == ids and device.position() == 20
 
 
+@pytest.mark.parametrize("place", ["sync-state.json", ""])
+def test_positions_that_cannot_be_kept_are_one_sentence_and_cost_nothing(device: Device, run: Run, place: str) -> None:
+    ids = write_log(device.log, numbered(20))
+    state = device.directory / "state" / "edge-agent"
+    if place:
+        (state / place).mkdir(parents=True)
+    else:
+        state.parent.mkdir()
+        state.write_text("a file where a directory should be")
+    done = run("--to", device.url)
+    assert done.returncode == 75 and "sync cannot keep its positions there" in done.stderr
+    assert done.stderr.count("\n") == 1
+    shutil.rmtree(state) if place else state.unlink()
+    assert run("--to", device.url).returncode == 0 and ids_of(device.there) == ids
+
+
 def test_a_hole_among_the_objects_is_filled_after_the_position_is_lost(device: Device) -> None:
     ids = write_log(device.log, numbered(100))
     device.sync(max_rows=20)
