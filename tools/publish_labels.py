@@ -43,7 +43,8 @@ def main() -> None:
         for label in labels
         for name in (label["query_id"],)
     ]
-    facts = {"models": models, "settings": asdict(settings), "encoder": chosen.encoder.name, "sources": SOURCES}
+    made = {name: sorted({label[name] for label in labels}) for name in ("clustering", "rule", "prompt_format")}
+    facts = {"models": models, "settings": asdict(settings), **made, "encoder": chosen.encoder.name, "sources": SOURCES}
     directory = write_label_set(chosen.output, rows, facts)
     print(f"{directory}: {len(rows)} rows, {(directory / LABELS).stat().st_size / 1e6:.1f} MB; see {directory / CARD}")
 
