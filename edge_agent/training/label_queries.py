@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge_agent.training.grading import GRADERS
 from edge_agent.training.prompt_formats import messages, prompt_format
 from edge_agent.training.questions import Question
 from edge_agent.training.sampling import Prompt
@@ -98,16 +99,32 @@ def of_exchanges(exchanges: Iterable[tuple[str, Sequence[Message]]]) -> list[Lab
 def read_questions(path: Path) -> list[Question]:
     """The questions of a JSON-lines file that `Question.to_row` wrote.
 
-    :raises ValueError: for a line that is no question; names file and line.
+    :raises ValueError: for a line that is no question, or asks what an earlier one asks; names file and line.
     """
+    lines_of: dict[str, int] = {}
     questions = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                questions.append(Question.from_row(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+                question = _question(json.loads(line))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: expected a question as JSON (dataset, row, task, template, text, answers,"
                     f" grader, difficulty), found {error!r}; `tools/relabel.py --help` names the ways to give questions"
                 ) from error
+            first = lines_of.setdefault(question.id, number)
+            if first != number:
+                raise ValueError(f"{path}, line {number}: asks the same as line {first}; remove one of them")
+            questions.append(question)
     return questions
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    """One that can be asked and graded: better now than after hours of sampling."""
+    for name in ("answers", "options"):
+        found = row.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise ValueError(f"{name}: expected a list of texts, found {found!r}")
+    if row["grader"] not in GRADERS:
+        raise ValueError(f"grader: expected one of {', '.join(GRADERS)}, found {row['grader']!r}")
+    return Question.from_row(row)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edge_agent.training.clusterings import NAMES, clustering
+from edge_agent.training.label_queries import read_questions
 from edge_agent.training.label_rows import FORMAT, read_labels
 from edge_agent.training.questions import generate
 from edge_agent.training.semantic_entropy import discrete_entropy
@@ -162,6 +163,24 @@ def test_a_bad_questions_file_is_named(relabel: Relabel, tmp_path: Path, line: s
     (tmp_path / "questions.jsonl").write_text(line)
     done = relabel(code=1)
     assert found in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, "line 2: asks the same as line 1"),
+        ({"grader": "guess"}, "line 2: .*grader: expected one of"),
+        ({"answers": "12"}, "line 2: .*answers: expected a list of texts"),
+        ({"text": 5, "id": "x"}, "line 2: "),
+    ],
+)
+def test_a_question_that_cannot_be_graded_is_refused_before_anything_is_asked(
+    tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    first = generate(1, seed=3)[0].to_row()
+    (tmp_path / "questions.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(first | change)}\n")
+    with pytest.raises(ValueError, match=found):
+        read_questions(tmp_path / "questions.jsonl")
 
 
 def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
