@@ -125,7 +125,7 @@ def logs_sync(
         off = "upload is off: set sync.destination, or name a place with --to; --dry-run shows what would leave"
         print_value({"destination": None}, as_json, lambda: [off])
         return 0
-    return _upload(where.log(), config, config.sync.destination, as_json)
+    return _upload(where.log(), config, config.sync.destination, as_json, asked=to is not None)
 
 
 def _sync_state() -> SyncState:
@@ -135,7 +135,8 @@ def _sync_state() -> SyncState:
     return SyncState(xdg_dir("state") / FILE_NAME)
 
 
-def _upload(log: LogReader, config: Config, url: str, as_json: bool) -> int:
+def _upload(log: LogReader, config: Config, url: str, as_json: bool, *, asked: bool) -> int:
+    """:param asked: a person named the place just now: they hear why it did not work, wherever they are."""
     import logging
     from dataclasses import asdict
 
@@ -169,6 +170,8 @@ def _upload(log: LogReader, config: Config, url: str, as_json: bool) -> int:
         if error.code != "unreachable":
             raise
         logging.getLogger(__name__).debug(error.message)  # a device is often offline: no news
+        if asked:
+            raise
         make_console().note(error.message)
         return error.exit_code
     if as_json or sent["batches"] or sent["was_down_since_utc"]:

@@ -77,9 +77,10 @@ def test_killed_at_any_point_and_started_again_each_row_is_there_once(device: De
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
-    ids = write_log(device.log, numbered(3000))
+    ids: list[str] = []
     killed = 0
-    for _ in range(15):
+    for i in range(15):
+        ids += write_log(device.log, numbered(1500, first=1500 * i))  # more than a run gets done before its kill
         process = multiprocessing.get_context("fork").Process(
             target=device.sync, kwargs={"max_rows": chance.randrange(20, 60)}
         )

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group(help=__doc__)
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("uvicorn", "asyncio", "botocore", "paramiko"):
+    for noisy in ("uvicorn", "asyncio", "aiobotocore", "botocore", "paramiko", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -79,6 +80,22 @@ def serve(
     inbox.close()
 
 
+def whole_id(inbox: Inbox, given: str) -> str:
+    """The id that begins or ends like this; a whole one may be of an exchange that has not come yet."""
+    pattern = (
+        "SELECT DISTINCT id FROM exchanges WHERE ?1 IN (substr(id, 1, length(?1)), substr(id, -length(?1))) LIMIT 2"
+    )
+    found = [row[0] for row in inbox.read(pattern, [given.lower()])] if given else []
+    if len(found) == 1:
+        return str(found[0])
+    try:
+        return str(uuid.UUID(given))
+    except ValueError as error:
+        problem = "several exchanges have" if found else "no exchange here has"
+        message = f"{problem} the id {given!r}; give the whole one, as `edge-agent logs show` on the device prints it"
+        raise ConfigError(message) from error
+
+
 def forget_what_was_made(inbox: Inbox) -> None:
     """Take what was forgotten out of samples and labels, too; later when a relabelling is running."""
     if not (ids := inbox.forgotten_ids()):
@@ -99,8 +116,9 @@ def forget_what_was_made(inbox: Inbox) -> None:
 def add_device(inbox_file: Path | None, name: str) -> None:
     """Let a device upload. Prints its token, once."""
     token = Devices(opened(inbox_file)).add(name)
-    print(f"{token}\n\nOn the device set sync.device_id to {name}, and keep this token in the variable that", end=" ")
-    print("sync.token_env names. It is not shown again.")
+    print(token, flush=True)
+    hint = f"On the device set sync.device_id to {name}, and keep this token in the variable that sync.token_env names."
+    print(f"\n{hint} It is not shown again.", file=sys.stderr)
 
 
 @main.command("revoke-device")
@@ -134,6 +152,8 @@ def import_(inbox_file: Path | None, url: str) -> None:
         done.append(imported)
         if imported.problem:
             print(f"skipped {imported.name}: {imported.problem}", file=sys.stderr)
+    if not done:
+        raise ConfigError(f"{url}: no objects of edge-agent below it; give the URL that the device sends to")
     forget_what_was_made(inbox)
     skipped, known = sum(bool(one.problem) for one in done), sum(one.known for one in done)
     rows = f"{sum(one.accepted for one in done)} rows new, {sum(one.duplicates for one in done)} known"
@@ -149,7 +169,7 @@ def forget(inbox_file: Path | None, exchange_id: str) -> None:
     """Delete the whole conversation of an exchange, and what was made from it; refuse it when it is sent again."""
     inbox = opened(inbox_file)
     before = inbox.status()["exchanges"]
-    ids = inbox.forget(exchange_id)
+    ids = inbox.forget(whole_id(inbox, exchange_id))
     print("\n".join(ids))
     print(f"{before - inbox.status()['exchanges']} exchanges deleted; {len(ids)} ids are refused from now on.")
     forget_what_was_made(inbox)

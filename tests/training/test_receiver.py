@@ -8,6 +8,8 @@ import re
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -394,3 +396,26 @@ def test_a_conversation_is_forgotten_by_a_command(tmp_path: Path) -> None:
     printed = run_tool("forget", "--inbox", inbox.path, "exchange-2")
     assert "2 exchanges deleted; 2 ids are refused from now on" in printed
     assert inbox.add(header(0, 2), exchanges(0, 2)).accepted == 0
+
+
+def test_forgetting_takes_the_beginning_of_an_id_and_refuses_what_is_none(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "inbox.db")
+    ids = write_log(tmp_path / "log.db", numbered(3, private_every=99, first=1))
+    inbox.add(header(0, 3), [exchange_row(seq, id=own) for seq, own in enumerate(ids, 1)])
+    tool = ["forget", "--inbox", inbox.path]
+    for wrong in ("nothing", ids[0][:8], ""):
+        assert "give the whole one" in run_tool(*tool, wrong, expect=78)
+    assert "1 exchanges deleted" in run_tool(*tool, ids[1][-10:])
+    assert stored_ids(inbox) == [ids[0], ids[2]] and inbox.status()["forgotten"] == 1
+
+
+def test_a_token_is_alone_on_standard_output(tmp_path: Path) -> None:
+    command = [sys.executable, "tools/receive_logs.py", "add-device", "kitchen", "--inbox", tmp_path / "inbox.db"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.split()) == 1 and "sync.device_id to kitchen" in done.stderr
+
+
+def test_an_import_of_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    printed = run_tool("import", (tmp_path / "there").as_uri(), "--inbox", tmp_path / "inbox.db", expect=78)
+    assert "no objects of edge-agent below it" in printed
