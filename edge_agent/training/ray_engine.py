@@ -168,7 +168,9 @@ def _ray(fleet: Fleet) -> Iterator[Any]:
         hint = "is this machine too busy?" if fleet.address == "local" else "is the cluster up?"
         raise EdgeAgentError(f"Ray at `{fleet.address}`: {text}; {hint}") from error
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True  # wrapped, it would lose its class and its message
         yield ray
     finally:
         ray.shutdown()

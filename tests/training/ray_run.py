@@ -24,16 +24,16 @@ FLEET = Fleet(workers=2, batch_rows=2)
 
 
 def queries() -> list[LabelQuery]:
-    """Three graded questions and three from a log; of so few tokens that answers are met again."""
+    """Three graded questions and three from a log; of one token each, so that answers are met again."""
     asked = [(f"exchange-{text[0]}", [Message("user", text)]) for text in ("turn on the light", "how warm is it", "hi")]
     found = [*of_questions(generate(3)), *of_exchanges(asked)]
-    return [replace(query, prompt=replace(query.prompt, max_tokens=2)) for query in found]
+    return [replace(query, prompt=replace(query.prompt, max_tokens=1)) for query in found]
 
 
 def job(local: Path, cloud: Path, folder: Path) -> Job:
     """Both models on all queries, six answers each."""
     models = [ModelSpec(f"tiny-{side}", side, path=path, n_threads=1) for side, path in (("a", local), ("b", cloud))]
-    settings = SamplingSettings(n=6, temperature=0.2, seed=5)
+    settings = SamplingSettings(n=6, temperature=0.06, seed=5)
     return Job(
         queries(), *models, settings, "exact", ExactEquivalence, "", "z", folder / "samples", folder / "labels"
     )  # fmt: skip

@@ -37,7 +37,7 @@ def on_ray() -> Iterator[Run]:
 
         def run(*arguments: object) -> subprocess.CompletedProcess[str]:
             command = [python, "-m", "tests.training.ray_run", *map(str, arguments)]
-            environ = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder}
+            environ = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder, "RAY_worker_niceness": "0"}
             return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
 
         yield run
