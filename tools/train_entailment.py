@@ -23,9 +23,9 @@ from edge_agent.training.router_export import load_encoder
 
 
 def main() -> None:
+    chosen = parse()
     from edge_agent.training.entailment_training import Settings, train  # torch
 
-    chosen = parse()
     settings, folder = Settings(seed=chosen.seed), chosen.data / "entailment"
     answers, sentences = data.read_answers(folder / "answer_equivalence.jsonl"), data.read_nli(folder / "nli.jsonl")
     epochs = data.training_epochs(answers, sentences, epochs=settings.epochs, seed=settings.seed)
