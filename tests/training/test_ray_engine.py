@@ -12,7 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.training import relabel_job
@@ -93,12 +95,32 @@ def as_if_made(target: str, labels: list[dict[str, Any]], recipe: str, source: s
         LabelParts(target, recipe).add(part, [key(rows[label["query_id"]], recipe) for label in part])
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of an object store with the bucket `fleet`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    environ = {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}
+    environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    store = fsspec.filesystem("s3")
+    type(store).clear_instance_cache()  # another test's bucket was behind another address
+    store = fsspec.filesystem("s3")
+    store.mkdir("fleet")
+    yield store
+    type(store).clear_instance_cache()
+    server.stop()
+
+
 def test_two_workers_make_the_labels_of_one_process(
-    on_ray: Run, source: str, tmp_path: Path, tiny_gguf: Path, other_tiny_gguf: Path, in_one_process: list[Any]
+    on_ray: Run, bucket: Any, tmp_path: Path, tiny_gguf: Path, other_tiny_gguf: Path, in_one_process: list[Any]
 ) -> None:
-    done = on_ray(source, tmp_path / "labels", tiny_gguf, other_tiny_gguf)
+    put_queries(queries(), "s3://fleet/queries")
+    done = on_ray("s3://fleet/queries", "s3://fleet/labels", tiny_gguf, other_tiny_gguf)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == {"labelled": 6, "were_there": 0, "unfinished": 0}
+    bucket.get("fleet/labels/", f"{tmp_path / 'labels'}/", recursive=True)
     found = by_id(read_labels(tmp_path / "labels"))  # which checks the format in each file's metadata
     for (exact, near), (exactly, nearly) in zip(map(parted, found), map(parted, in_one_process), strict=True):
         assert exact == exactly
