@@ -15,6 +15,9 @@ EdgeAgentError                    caught once in server (an OpenAI error body) a
  +- SyncError                     rows could not be handed over now: keep the position, try again later
  |   +- SyncRefused               the destination will say no again: somebody has to mend something
  +- DaemonError                   no daemon listens, or another one already does
+ +- InboxError                    workstation: the inbox cannot be read or written now
+ +- DeviceConflict                workstation: two devices upload under one id
+ +- ObjectStoreError              workstation: the place with a device's objects cannot be read now
 """
 
 
@@ -137,3 +140,24 @@ class DaemonError(EdgeAgentError):
 
     code = "daemon_error"
     exit_code = 4
+
+
+class InboxError(EdgeAgentError):
+    """The inbox cannot be read or written now; nothing was half-written, the same request may work later."""
+
+    code = "inbox_unavailable"
+    status = 503
+
+
+class DeviceConflict(EdgeAgentError):
+    """Two devices upload under one id: the refused one keeps its rows until a person renames it."""
+
+    code = "device_conflict"
+    status = 409
+
+
+class ObjectStoreError(EdgeAgentError):
+    """The place cannot be listed or read now."""
+
+    code = "object_store_unavailable"
+    exit_code = 75

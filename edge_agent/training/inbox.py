@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import DeviceConflict, InboxError
 from edge_agent.log_batches import BatchHeader, Row, contiguous_end
 from edge_agent.training.inbox_migrations import migrations
 from edge_agent.training.inbox_queries import InboxQuery, read_queries
@@ -51,20 +51,6 @@ whole(id) AS (SELECT id FROM above UNION SELECT exchanges.id FROM exchanges JOIN
 SELECT id FROM whole
 """
 """The ids of an exchange's ancestors, and of all that descends from one of them. UNION ends circles."""
-
-
-class InboxError(EdgeAgentError):
-    """The inbox cannot be read or written now; nothing was half-written, the same request may work later."""
-
-    code = "inbox_unavailable"
-    status = 503
-
-
-class DeviceConflict(EdgeAgentError):
-    """Two devices upload under one id: the refused one keeps its rows until a person renames it."""
-
-    code = "device_conflict"
-    status = 409
 
 
 @dataclass(frozen=True, slots=True)

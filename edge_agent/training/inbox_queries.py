@@ -26,6 +26,8 @@ Read = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class InboxQuery:
+    """One exchange as it can be asked again, and what became of it."""
+
     id: str
     """The exchange's."""
     device_id: str

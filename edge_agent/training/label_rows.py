@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,8 +216,3 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return round(sum(found) / len(found), 4) if found else None
-
-
-def write_jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as JSON lines, for other programs."""
-    return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()

@@ -9,18 +9,11 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
-from edge_agent.errors import BatchError, EdgeAgentError
+from edge_agent.errors import BatchError, DeviceConflict, ObjectStoreError
 from edge_agent.log_batches import MAX_DECODED_BYTES, BatchHeader, decode, object_name, parse_object_name
-from edge_agent.training.inbox import DeviceConflict, Inbox
+from edge_agent.training.inbox import Inbox
 
 _MAX_OBJECT_BYTES = 64 << 20
-
-
-class ObjectStoreError(EdgeAgentError):
-    """The place cannot be listed or read now."""
-
-    code = "object_store_unavailable"
-    exit_code = 75
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Relabelled:
+    """What one run on the fleet did."""
+
     labelled: int
     """In this run."""
     were_there: int

@@ -26,11 +26,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_agent.errors import EdgeAgentError, RequestError
+from edge_agent.errors import DeviceConflict, EdgeAgentError, RequestError
 from edge_agent.listeners import peer_protocol
 from edge_agent.log_batches import MAX_DECODED_BYTES, TABLES, decode
 from edge_agent.notify import notify
-from edge_agent.training.inbox import DeviceConflict, Inbox
+from edge_agent.training.inbox import Inbox
 from edge_agent.training.inbox_devices import Devices
 from edge_agent.types import utc_now
 from edge_agent.wire import render_error

@@ -46,6 +46,8 @@ OnStart = Callable[[str, int], Callable[[Sample], None]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
+    """Everything that decides which labels come out, and where they go."""
+
     queries: Sequence[LabelQuery]
     local: ModelSpec
     cloud: ModelSpec
@@ -59,6 +61,7 @@ class Job:
     output: Path
 
     def store(self, side: Side) -> SampleStore:
+        """Where one model's samples are kept. :raises EdgeAgentError: when another process is adding to them."""
         model = self.local if side == "local" else self.cloud
         return SampleStore(self.samples, describe(model.name, model.fingerprint, self.settings))
 
@@ -79,6 +82,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """What one run did, and what its labels are like."""
+
     labelled: int
     sampled: int
     """Queries a model was asked about in this run."""

@@ -107,6 +107,7 @@ class SampleStore:
                 yield row["prompt_sha256"], from_row(row)
 
     def close(self) -> None:
+        """Let another process write."""
         self._file.close()
         os.close(self._lock)
 

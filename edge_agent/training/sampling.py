@@ -40,6 +40,8 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
+    """What is asked, and where the answer ends."""
+
     query_id: str
     messages: tuple[Message, ...]
     """The conversation to answer; prompts that follow each other and share a beginning share its evaluation."""

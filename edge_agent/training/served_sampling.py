@@ -39,6 +39,7 @@ class Price:
     output: float = 0.0
 
     def of(self, input_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost, in the currency."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
@@ -117,6 +118,7 @@ class ServedSampler:
                 pool.shutdown(cancel_futures=True, wait=False)
 
     def close(self) -> None:
+        """Close the connections."""
         self._session.close()
 
     def _worst_cost(self, prompt: Prompt, settings: SamplingSettings) -> float:

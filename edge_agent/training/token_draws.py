@@ -16,6 +16,8 @@ _UNLIKELY = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Draws:
+    """What was drawn in one step."""
+
     tokens: npt.NDArray[np.int64]
     """(n_draws,)"""
     logprobs: Floats

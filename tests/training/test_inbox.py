@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.errors import RequestError
-from edge_agent.training.inbox import DeviceConflict, Inbox, InboxError, Receipt
+from edge_agent.errors import DeviceConflict, InboxError, RequestError
+from edge_agent.training.inbox import Inbox, Receipt
 from edge_agent.training.inbox_devices import Devices
 from edge_agent.types import Message
 from tests.training.receiving import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from edge_agent.training.label_rows import read_labels
@@ -68,15 +70,26 @@ def test_what_a_device_was_asked_becomes_labels_and_what_is_forgotten_is_gone(
     found = labels(tmp_path)
     assert set(found) == {"what is the sea", "and bread", SECRET}
     assert [len(found[text]["exchange_ids"]) for text in ("what is the sea", "and bread")] == [2, 1]
+    held = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and holds(path, SECRET)}
+    assert {".gz", ".parquet", ".db"} <= held, "where it is before it is forgotten"
     assert {row["dataset"] for row in found.values()} == {"log"} and found[SECRET]["entropy_local"] is not None
 
     forget(device, found[SECRET]["exchange_ids"][0])
     run("sync")
     run("import")
     assert SECRET not in labels(tmp_path)
-    held = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
-    assert [path.name for path in held if path.name not in ("output.txt",)] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and holds(path, SECRET)] == []
     assert json.loads((tmp_path / "labels" / "summary.json").read_text())["rows"] == 2
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a file says this, packed or not."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    elif path.suffix == ".parquet":
+        data = repr(pq.read_table(path).to_pylist()).encode()
+    return text.encode() in data
 
 
 def forget(device: DaemonProcess, exchange_id: str) -> None:
