@@ -68,6 +68,7 @@ class Generation:
     log_likelihood: float = 0.0
     """Mean log-probability per token at temperature 1, in nats: length-normalised."""
     n_tokens: int = 0
+    """0 where a server does not tell it: several answers in one response, without log-probabilities."""
     finish_reason: str = "length"
     """stop, or length when the cap was hit: such an answer is not graded."""
 

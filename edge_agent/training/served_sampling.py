@@ -210,6 +210,8 @@ class ServedSampler:
         with self._counting:
             self.input_tokens += round(_tokens(body["messages"])) if asked is None else asked
             self.output_tokens += body["max_tokens"] * body.get("n", 1) if answered is None else answered
+        if len(answer["choices"]) == 1:
+            answer["choices"][0]["n_tokens"] = answered or 0
         return answer
 
 
@@ -246,7 +248,7 @@ def _generation(query_id: str, model: str, index: int, choice: dict[str, Any]) -
         index,
         text=str(choice["message"]["content"] or "").encode("utf-8", "replace").decode().strip(),
         log_likelihood=float(np.mean(logprobs)) if logprobs else math.nan,
-        n_tokens=len(logprobs),
+        n_tokens=len(logprobs) or choice.get("n_tokens", 0),
         finish_reason=str(choice.get("finish_reason") or "stop"),
     )
 

@@ -54,6 +54,7 @@ def test_a_daemon_is_sampled_one_request_an_answer(cloud_daemon: DaemonProcess) 
         assert [g.index for g in sample.generations] == [0, 1, 2, 3, 4]
         assert len({g.text for g in sample.generations}) > 1
         assert math.isnan(sample.generations[0].log_likelihood), "the daemon tells no log-probabilities"
+        assert all(0 < g.n_tokens <= 8 for g in sample.generations)
     assert sampler.output_tokens > 0
 
 
