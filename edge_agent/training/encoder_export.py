@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 
+from edge_agent.files import sha256, write_directory
 from edge_agent.router import Encoder
 from edge_agent.router_card import ENCODER_MODEL, TOKENIZER
-from edge_agent.training.files import sha256, write_directory
 
 Array = npt.NDArray[Any]
 Input = str | Array | float | list[int]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.files import sha256, write_directory
 from edge_agent.training.encoder_export import INPUTS, Array
 from edge_agent.training.entailment import CARD, MODEL, TOKENIZER, VERDICTS, EntailmentModel
 from edge_agent.training.entailment_evaluation import (
@@ -41,7 +42,6 @@ from edge_agent.training.entailment_pairs import (
 )
 from edge_agent.training.equivalences import Combination, EmbeddingEquivalence, pair_features
 from edge_agent.training.evaluation import auroc
-from edge_agent.training.files import sha256, write_directory
 
 Floats = npt.NDArray[np.float64]
 Scores = dict[str, dict[str, Floats]]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.training.files import write_file
+from edge_agent.files import write_file
 from edge_agent.training.label_queries import LabelQuery
 from edge_agent.training.label_rows import to_table
 from edge_agent.training.relabelling import Row

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.training.files import write_file
+from edge_agent.files import write_file
 from edge_agent.training.label_plots import entropy_histograms
 from edge_agent.training.label_rows import read_labels, summary, to_table
 from edge_agent.training.relabel_job import HISTOGRAMS, LABELS, SUMMARY

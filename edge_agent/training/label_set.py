@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from edge_agent.files import sha256, write_file
 from edge_agent.training import label_rows
-from edge_agent.training.files import sha256, write_file
 from edge_agent.training.label_queries import LabelQuery
 from edge_agent.training.question_sets import load, resolve
 from edge_agent.training.questions import OWN, Question

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from edge_agent.training.files import write_file
+from edge_agent.files import write_file
 from edge_agent.training.label_plots import entropy_histograms
 from edge_agent.training.label_queries import LabelQuery
 from edge_agent.training.label_rows import summary, to_table

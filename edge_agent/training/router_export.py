@@ -12,10 +12,10 @@ import onnxruntime  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from edge_agent import text_features
+from edge_agent.files import point, sha256, write_directory
 from edge_agent.router import Encoder, RouterModel
 from edge_agent.router_card import CARD, ENCODER_MODEL, FORMAT, HEAD, TOKENIZER
 from edge_agent.training.encoder_export import ENCODER_CARD, IR_VERSION, OPSET
-from edge_agent.training.files import point, sha256, write_directory
 from edge_agent.training.router_training import LogisticHead, TrainedRouter
 
 PARITY = 1e-6

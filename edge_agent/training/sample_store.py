@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.training.files import write_file
+from edge_agent.files import write_file
 from edge_agent.training.sampling import Generation, Sample
 
 JOURNAL = "journal.jsonl"

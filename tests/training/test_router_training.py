@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import RouterError
+from edge_agent.files import write_directory
 from edge_agent.router import RouterModel
-from edge_agent.training.files import write_directory
 from edge_agent.training.label_sources import RoutingLabel
 from edge_agent.training.router_export import export_bundle, load_encoder, publish
 from edge_agent.training.router_training import (
