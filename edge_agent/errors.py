@@ -10,6 +10,7 @@ EdgeAgentError                    caught once in server (an OpenAI error body) a
  |   +- CloudUnavailable          before any text: the local model answers instead
  |   +- CloudRejected             it will say no again: do not retry, tell the operator
  +- RequestError                  the client sent something else than the documented format
+ +- ThresholdError                no threshold does what was asked: ask for less, or label more
  +- LogError                      the decision log cannot be read or written
  +- BatchError                    a batch of log rows is not what its header or the format says
  +- SyncError                     rows could not be handed over now: keep the position, try again later
@@ -104,6 +105,17 @@ class RequestError(EdgeAgentError):
 
     code = "invalid_request"
     status = 400
+
+
+class ThresholdError(EdgeAgentError):
+    """No threshold does what was asked, or there is nothing to choose one by."""
+
+    code = "no_threshold"
+
+    def __init__(self, message: str, *, labels_missing: int | None = None):
+        super().__init__(message)
+        self.labels_missing = labels_missing
+        """About how many labels more are needed; None when labels are not what is missing."""
 
 
 class LogError(EdgeAgentError):

@@ -72,7 +72,7 @@ DEVICE = {
 OWNERS = {
     "jinja2": "chat_template",
     "llama_cpp": "llama_probe llama_runtime",
-    "numpy": "confidence local_model router text_features",
+    "numpy": "confidence guarantees local_model router text_features thresholds",
     "onnxruntime": "router",
     "requests": "cloud_failure cloud_http model_sources sync_http",
     "sqlite3": "decision_log doctor log_forgetting log_pruning log_reader sync_state",
