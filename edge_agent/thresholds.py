@@ -135,7 +135,7 @@ def shown_beside(chosen: float, scores: Floats) -> list[float]:
 def candidates(scores: Floats) -> Floats:
     """Every threshold that makes a difference, ascending: the last one sends nothing to the cloud, if one can."""
     cells = np.unique(np.floor(np.asarray(scores, dtype=np.float64) * 10**DECIMALS + TINY))
-    return np.minimum(np.append(cells, cells[-1] + 1) / 10**DECIMALS, 1.0)
+    return np.asarray(np.minimum(np.append(cells, cells[-1] + 1) / 10**DECIMALS, 1.0))
 
 
 def cloud_shares(scores: Floats, thresholds: Floats) -> Floats:

@@ -22,7 +22,7 @@ DEVICE = {
     "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
     "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "",
     "policy": "", "progress": "", "redaction": "", "text_features": "", "wire": "", "wire_request": "",
-    "config_keys": "", "files": "",
+    "config_keys": "", "files": "", "guarantees": "", "thresholds": "",
     "config": "config_keys log_batches redaction",
     # the router
     "router_card": "onnx_file",
