@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from edge_agent import policy
 from edge_agent.errors import CloudError, EdgeAgentError, RequestError, RouterError
 from edge_agent.policy import Facts
-from edge_agent.types import Chunk, Completion, Decision, Exchange, Query, Route
+from edge_agent.types import Chunk, Completion, Decision, Exchange, Query, Route, ShadowScore
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ class Agent:
     ):
         self.router = router
         """Replaced whole when a new bundle is loaded; one answer uses one router."""
+        self.shadow: Router | None = None
+        """A candidate that scores what the router scores, for the log alone; replaced whole, too."""
         self._local, self._cloud, self._log = local, cloud, log
         self._threshold, self._on_router_error, self._show_prompts = threshold, on_router_error, show_prompts
 
@@ -97,7 +99,7 @@ class Agent:
             except RouterError as error:
                 _LOGGER.warning("router %s could not score: %s", router.version, error)
         router_ms = _ms_since(started) if score is not None else None
-        threshold = self._threshold if self._threshold is not None or router is None else router.threshold
+        threshold = self._threshold if router is None else self._threshold_of(router)
         prompt_tokens, refused = self._prompt_tokens(query)
         facts = Facts(
             wish=query.wish,
@@ -113,6 +115,22 @@ class Agent:
             on_router_error=self._on_router_error,
         )
         return Plan(policy.decide(facts), facts, router_ms)
+
+    def _threshold_of(self, router: Router) -> float:
+        return router.threshold if self._threshold is None else self._threshold
+
+    def _shadow_score(self, query: Query, decision: Decision) -> ShadowScore | None:
+        """The candidate's opinion, asked for when the answer is over: it costs no query a millisecond."""
+        shadow = self.shadow
+        if shadow is None or decision.score is None:
+            return None
+        try:
+            score = shadow.score(query)
+        except Exception as error:  # whatever is wrong with a candidate, the answer and its row stand
+            problem = error.message if isinstance(error, RouterError) else type(error).__name__  # no text of a question
+            _LOGGER.warning("candidate router %s could not score: %s", shadow.version, problem)
+            score = None
+        return ShadowScore(shadow.version, score, self._threshold_of(shadow))
 
     def _prompt_tokens(self, query: Query) -> tuple[int, RequestError | None]:
         try:
@@ -142,6 +160,7 @@ class Agent:
             raise
         finally:  # before the end is told: a client that saw it may read the log at once
             exchange = replace(exchange, duration_ms=_ms_since(started))
+            exchange = replace(exchange, shadow=self._shadow_score(query, exchange.decision))
             self._log.append(exchange)
             _LOGGER.info("exchange %s", query.id, extra={"facts": facts_of(exchange, self._show_prompts)})
         return exchange

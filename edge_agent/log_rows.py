@@ -20,6 +20,7 @@ def to_row(exchange: Exchange, *, content: bool = True) -> Row:
     uncertainty = completion.uncertainty if completion and not query.private else None
     answer = completion.text if completion else ""
     options = query.options.to_openai()
+    shadow = None if query.private else exchange.shadow
     return {
         "id": query.id,
         "created_utc": query.created_utc,
@@ -52,6 +53,10 @@ def to_row(exchange: Exchange, *, content: bool = True) -> Row:
         "mean_entropy": uncertainty.mean_entropy if uncertainty else None,
         "max_entropy": uncertainty.max_entropy if uncertainty else None,
         "mean_logprob": uncertainty.mean_logprob if uncertainty else None,
+        "acceptable": None if query.private else decision.acceptable,
+        "shadow_router_version": shadow.router_version if shadow else None,
+        "shadow_score": shadow.score if shadow else None,
+        "shadow_threshold": shadow.threshold if shadow else None,
     }
 
 

@@ -76,3 +76,10 @@ def m003_streams(db: Database) -> None:
         )
         """
     )
+
+
+@migrations()
+def m004_shadow(db: Database) -> None:
+    """The router's second head, and what a candidate would have said (it never decides)."""
+    for column in ("acceptable REAL", "shadow_router_version TEXT", "shadow_score REAL", "shadow_threshold REAL"):
+        db.execute(f"ALTER TABLE exchanges ADD COLUMN {column}")

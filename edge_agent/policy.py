@@ -48,6 +48,8 @@ class Facts:
     local_refusal: RequestError | None = None
     """What the local model cannot honour in this request."""
     on_router_error: Route = "local"
+    acceptable: float | None = None
+    """The router's second head, if it has one."""
 
 
 def decide(facts: Facts) -> Decision:
@@ -136,4 +138,6 @@ def _why_no_cloud(facts: Facts) -> str:
 
 
 def _decision(facts: Facts, route: Route | None, reason: str, degraded: str | None = None) -> Decision:
-    return Decision(route, reason, facts.score, facts.threshold, facts.router_version, degraded)
+    return Decision(
+        route, reason, facts.score, facts.threshold, facts.router_version, degraded, acceptable=facts.acceptable
+    )

@@ -26,7 +26,7 @@ RULES = {
 
 _OWN_WORDS = {
     "id", "exchange_id", "created_utc", "parent_id", "wish", "route", "reason", "router_version", "degraded", "model",
-    "finish_reason", "error", "rating",
+    "finish_reason", "error", "rating", "shadow_router_version",
 }  # fmt: skip
 """Columns that hold the program's words. All others are taken for text, also those of a later version."""
 _JSON = {"messages", "options", "tool_calls"}

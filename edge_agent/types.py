@@ -92,6 +92,8 @@ class Decision:
     router_version: str | None = None
     degraded: str | None = None
     """Why a worse answer than wished for was given (cloud_unavailable, cloud_rejected, ...); None when it was not."""
+    acceptable: float | None = None
+    """Estimate that the local answer is good enough, in [0, 1]; None when the router has no such head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,17 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowScore:
+    """What a candidate router, which never decides, would have said of a query."""
+
+    router_version: str
+    score: float | None
+    """None when it could not score this query."""
+    threshold: float
+    """What it would decide by, were it in use."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One query and how it ended: one row of the log."""
 
@@ -134,6 +147,8 @@ class Exchange:
     """The error's code when there was no complete answer."""
     router_ms: float | None = None
     duration_ms: float | None = None
+    shadow: ShadowScore | None = None
+    """None when there is no candidate, or the router in use did not score the query."""
 
 
 def new_id() -> str:
