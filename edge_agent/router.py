@@ -7,6 +7,7 @@ and no padding, always: dynamic int8 scales are taken over the whole input, so p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,22 @@ GOLDEN_TOLERANCE = 0.03
 class Encoder:
     """Text to an L2-normalised embedding, by the tokenizer and the ONNX graph of a directory."""
 
-    def __init__(self, directory: Path, *, inputs: list[str], max_tokens: int, n_threads: int = 1):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        inputs: list[str],
+        max_tokens: int,
+        n_threads: int = 1,
+        features: Sequence[str] = text_features.NAMES,
+    ):
         """
         :param inputs: of the graph; input_ids, and perhaps attention_mask and token_type_ids.
+        :param features: text features behind the embedding, in order.
         :raises RouterError: when the directory holds something else.
         """
         model = directory / ENCODER_MODEL
-        self.max_tokens = max_tokens
+        self.max_tokens, self._features = max_tokens, tuple(features)
         self._inputs = sorted(inputs)
         self._tokenizer = _tokenizer(directory / TOKENIZER)
         self._session = _session(model, n_threads)
@@ -77,7 +87,7 @@ class Encoder:
 
     def features(self, text: str) -> npt.NDArray[np.float32]:
         """What the head reads: embedding, then text features; shape (dimension + features,)."""
-        return np.concatenate([self.embed(text), text_features.text_features(text)])
+        return np.concatenate([self.embed(text), text_features.text_features(text, self._features)])
 
 
 class RouterModel:
@@ -99,7 +109,13 @@ class RouterModel:
         _check_features(bundle, card)
         verify_files(bundle, card)
         directory = (bundle / card.encoder).resolve()
-        encoder = Encoder(directory, inputs=card.encoder_inputs, max_tokens=card.max_tokens, n_threads=n_threads)
+        encoder = Encoder(
+            directory,
+            inputs=card.encoder_inputs,
+            max_tokens=card.max_tokens,
+            n_threads=n_threads,
+            features=card.features,
+        )
         if encoder.dimension != card.dimension:
             found = f"found {encoder.dimension}; {RETAKE}"
             raise RouterError(f"{directory / ENCODER_MODEL}: expected embeddings of length {card.dimension}, {found}")
@@ -126,6 +142,21 @@ class RouterModel:
             raise RouterError(f"{self.path}: expected a score in [0, 1], found {score}; {RETAKE}")
         return min(max(score, 0.0), 1.0)
 
+    def score_features(self, features: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
+        """Every output of the head for ready rows of features, by name, each of shape (rows,) and in [0, 1].
+
+        :raises RouterError: when the rows have another length, or an output is not a number.
+        """
+        expected = self.card.dimension + len(self.card.features)
+        if features.ndim != 2 or features.shape[1] != expected:
+            raise RouterError(f"{self.path}: expected rows of {expected} features, found shape {features.shape}")
+        names = sorted(self.card.heads)
+        outputs = self._head.run(names, {"features": np.ascontiguousarray(features, dtype=np.float32)})
+        found = {name: output[:, 0].astype(np.float64) for name, output in zip(names, outputs, strict=True)}
+        if not all(np.isfinite(values).all() for values in found.values()):
+            raise RouterError(f"{self.path}: expected numbers in [0, 1], found others; {RETAKE}")
+        return {name: np.clip(values, 0.0, 1.0) for name, values in found.items()}
+
     def _self_test(self) -> None:
         for pair in self.card.golden:
             score = self.score_text(pair["text"])
@@ -135,10 +166,10 @@ class RouterModel:
 
 
 def _check_features(bundle: Path, card: RouterCard) -> None:
-    expected = (text_features.VERSION, list(text_features.NAMES))
-    if (card.features_version, card.features) != expected:
+    known = set(card.features) <= set(text_features.NAMES)
+    if card.features_version != text_features.VERSION or not known:
         found = f"version {card.features_version} {card.features}"
-        wanted = f"version {expected[0]} {expected[1]}"
+        wanted = f"version {text_features.VERSION} and names out of {list(text_features.NAMES)}"
         raise RouterError(f"{bundle / CARD}: features: expected {wanted}, found {found}; update edge-agent or {RETAKE}")
 
 
