@@ -85,6 +85,15 @@ def context_length(path: Path) -> int | None:
         return None
 
 
+def chat_template_of(path: Path) -> bytes | None:
+    """The source of the model's chat template; None when the header has none or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return _Header(stream, os.fstat(stream.fileno()).st_size).chat_template()
+    except (OSError, _Broken):
+        return None
+
+
 _NEXT = "download it again (`edge-agent pull --list` names the models that come verified)"
 
 
@@ -102,6 +111,15 @@ class _Header:
             key, kind = self._key()
             if key.endswith(b".context_length") and kind == UINT32:
                 return self._uint32()
+            self._skip_value(kind)
+        return None
+
+    def chat_template(self) -> bytes | None:
+        _, keys = self._begin()
+        for _ in range(keys):
+            key, kind = self._key()
+            if key == b"tokenizer.chat_template" and kind == STRING:
+                return self._read(self._uint64())
             self._skip_value(kind)
         return None
 

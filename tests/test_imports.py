@@ -21,12 +21,16 @@ DEVICE = {
     "__init__": "", "types": "", "errors": "", "answer_text": "", "board": "", "breaker": "", "cloud_failure": "",
     "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
     "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "",
-    "policy": "", "progress": "", "redaction": "", "text_features": "", "wire": "", "wire_request": "",
+    "policy": "", "progress": "", "redaction": "", "task_type": "", "text_features": "task_type", "wire": "", "wire_request": "",
     "config_keys": "", "files": "", "guarantees": "", "thresholds": "",
     "config": "config_keys log_batches redaction",
     # the router
     "router_card": "onnx_file",
-    "router": "router_card text_features",
+    "router_signature": "files router_card",
+    "router": "router_card router_signature text_features",
+    "router_archive": "files router_card router_signature",
+    "router_store": "files router router_archive router_card router_signature",
+    "guarantee_facts": "gguf_file router_card",
     # the two models
     "json_schema": "llama_runtime",
     "grammar": "answer_text json_schema",
@@ -42,6 +46,7 @@ DEVICE = {
     "log_pruning": "",
     "log_forgetting": "log_pruning",
     "log_reader": "log_forgetting",
+    "past_questions": "log_reader thresholds",
     "decision_log": "log_forgetting log_pruning log_reader log_rows migrations",
     "agent": "policy",
     # the way of the rows out
@@ -70,9 +75,10 @@ DEVICE = {
 """Room of the device -> the rooms it may import, besides those everybody may."""
 
 OWNERS = {
+    "cryptography": "router_signature",
     "jinja2": "chat_template",
     "llama_cpp": "llama_probe llama_runtime",
-    "numpy": "confidence guarantees local_model router text_features thresholds",
+    "numpy": "confidence guarantees local_model past_questions router text_features thresholds",
     "onnxruntime": "router",
     "requests": "cloud_failure cloud_http model_sources sync_http",
     "sqlite3": "decision_log doctor log_forgetting log_pruning log_reader sync_state",
