@@ -6,8 +6,8 @@ and no padding, always: dynamic int8 scales are taken over the whole input, so p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +27,45 @@ from edge_agent.router_card import (
     read_card,
     verify_files,
 )
-from edge_agent.types import Query
+from edge_agent.router_signature import verify_signature
+from edge_agent.types import Message, Query
 
 if TYPE_CHECKING:
     import onnxruntime  # type: ignore[import-untyped]
     import tokenizers
 
-__all__ = ["Encoder", "RouterCard", "RouterModel", "find_bundle"]
+__all__ = ["Encoder", "Estimate", "RouterCard", "RouterModel", "find_bundle", "scored_text"]
 
 GOLDEN_TOLERANCE = 0.03
 """int8 kernels differ between processors by less than this; a wrong or damaged model by more."""
+
+
+CONTEXT_WORDS = 6
+"""A last message of at most this many words ("and why?") is scored together with the user's message before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a router's heads say of one query, each in [0, 1]."""
+
+    score: float
+    """P(the cloud model does better)."""
+    acceptable: float | None = None
+    """P(the local answer is good enough); None when the bundle has no such head."""
+
+
+def scored_text(messages: Sequence[Message], kind: str = "last_user_message") -> str:
+    """What of a conversation is scored, by a card's `input`; an empty text without a user message.
+
+    last_user_message_in_context: the last user message; if it is too short to stand alone, the one before as well.
+    """
+    said = [message.content for message in messages if message.role == "user"]
+    if not said:
+        return ""
+    short = len(said[-1].split()) <= CONTEXT_WORDS
+    if kind == "last_user_message_in_context" and short and len(said) > 1:
+        return f"{said[-2]}\n{said[-1]}"
+    return said[-1]
 
 
 class Encoder:
@@ -99,13 +128,16 @@ class RouterModel:
         self._encoder, self._head = encoder, head
 
     @classmethod
-    def load(cls, path: str | Path, *, n_threads: int = 1) -> RouterModel:
+    def load(cls, path: str | Path, *, n_threads: int = 1, public_key: str | None = None) -> RouterModel:
         """The router of a bundle directory, after every check its card allows, a self-test included.
 
+        :param public_key: whose signature the card must have, see router_signature; None asks for none.
         :raises RouterError: naming the file or field, what was expected, what was found and what to do.
         """
         bundle = Path(path).resolve()
         card = read_card(bundle)
+        if public_key is not None:
+            verify_signature(bundle, public_key)
         _check_features(bundle, card)
         verify_files(bundle, card)
         directory = (bundle / card.encoder).resolve()
@@ -128,33 +160,39 @@ class RouterModel:
 
         :raises RouterError: when the graphs cannot be run on it.
         """
-        return self.score_text(query.text)
+        return self.estimate(query).score
+
+    def estimate(self, query: Query) -> Estimate:
+        """All that the heads say of a query. :raises RouterError: when the graphs cannot be run on it."""
+        return self.estimate_text(scored_text(query.messages, self.card.input))
 
     def score_text(self, text: str) -> float:
         """The score of a text, in [0, 1]; the same text always has the same score on the same machine."""
+        return self.estimate_text(text).score
+
+    def estimate_text(self, text: str) -> Estimate:
+        """All that the heads say of a text."""
         try:
             features = self._encoder.features(text)
-            (output,) = self._head.run(["score"], {"features": features[None, :]})
-        except Exception as error:  # onnxruntime and tokenizers raise classes of their own, straight from Exception
+        except Exception as error:  # tokenizers and onnxruntime raise classes of their own, straight from Exception
             raise RouterError(f"{self.path}: cannot score: {_line(error)}; {RETAKE}") from error
-        score = float(np.asarray(output).reshape(-1)[0])
-        if not math.isfinite(score):
-            raise RouterError(f"{self.path}: expected a score in [0, 1], found {score}; {RETAKE}")
-        return min(max(score, 0.0), 1.0)
+        return Estimate(**{name: float(values[0]) for name, values in self.heads(features[None, :]).items()})
 
-    def score_features(self, features: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
-        """Every output of the head for ready rows of features, by name, each of shape (rows,) and in [0, 1].
+    def heads(self, features: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:
+        """Each head's estimates, in [0, 1], shape (n,), from ready features of shape (n, dimension + features).
 
-        :raises RouterError: when the rows have another length, or an output is not a number.
+        :raises RouterError: when the graph cannot be run on them or gives no numbers.
         """
-        expected = self.card.dimension + len(self.card.features)
-        if features.ndim != 2 or features.shape[1] != expected:
-            raise RouterError(f"{self.path}: expected rows of {expected} features, found shape {features.shape}")
         names = sorted(self.card.heads)
-        outputs = self._head.run(names, {"features": np.ascontiguousarray(features, dtype=np.float32)})
-        found = {name: output[:, 0].astype(np.float64) for name, output in zip(names, outputs, strict=True)}
-        if not all(np.isfinite(values).all() for values in found.values()):
-            raise RouterError(f"{self.path}: expected numbers in [0, 1], found others; {RETAKE}")
+        try:
+            outputs = self._head.run(names, {"features": np.asarray(features, dtype=np.float32)})
+        except Exception as error:  # onnxruntime raises classes of its own, straight from Exception
+            raise RouterError(f"{self.path}: cannot score: {_line(error)}; {RETAKE}") from error
+        found = {name: np.asarray(output, dtype=float)[:, 0] for name, output in zip(names, outputs, strict=True)}
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)][0]
+                raise RouterError(f"{self.path}: {name}: expected a score in [0, 1], found {bad}; {RETAKE}")
         return {name: np.clip(values, 0.0, 1.0) for name, values in found.items()}
 
     def _self_test(self) -> None:

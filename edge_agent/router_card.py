@@ -20,7 +20,7 @@ from edge_agent.onnx_file import read_facts
 
 FORMAT = 1
 CARD, HEAD, ENCODER_MODEL, TOKENIZER = "router.json", "head.onnx", "model.onnx", "tokenizer.json"
-INPUTS = ("last_user_message",)
+INPUTS = ("last_user_message", "last_user_message_in_context")
 HEADS = ("score", "acceptable")
 """score: P(the cloud model does better). acceptable: P(the local answer is good enough)."""
 RETAKE = "take the bundle again from where it came, or point router.path at another one"
@@ -35,7 +35,7 @@ class RouterCard:
     version: str
     """Name of this router; the log keeps it beside every score."""
     input: str
-    """What of a query is scored: last_user_message."""
+    """What of a query is scored: one of INPUTS."""
     encoder: str
     """Directory of the encoder, relative to the bundle."""
     encoder_inputs: list[str]

@@ -21,7 +21,8 @@ DEVICE = {
     "__init__": "", "types": "", "errors": "", "answer_text": "", "board": "", "breaker": "", "cloud_failure": "",
     "confidence": "", "gguf_file": "", "llama_probe": "", "llama_runtime": "",
     "listeners": "", "log_batches": "", "migrations": "", "model_sources": "", "notify": "", "onnx_file": "",
-    "policy": "", "progress": "", "redaction": "", "task_type": "", "text_features": "task_type", "wire": "", "wire_request": "",
+    "policy": "", "progress": "", "redaction": "", "task_type": "",
+    "text_features": "task_type", "wire": "", "wire_request": "",
     "config_keys": "", "files": "", "guarantees": "", "thresholds": "",
     "config": "config_keys log_batches redaction",
     # the router

@@ -132,7 +132,7 @@ def with_field(name, value):
         (with_field("max_tokens", True), "max_tokens: expected a whole number, found true"),
         (with_field("max_tokens", 2), "max_tokens: expected 4 to 8192, found 2"),
         (with_field("format", 2), "format: expected 1, found 2"),
-        (with_field("input", "whole_chat"), "input: expected last_user_message, found"),
+        (with_field("input", "whole_chat"), "input: expected last_user_message or last_user_message_in_context, found"),
         (with_field("heads", {"acceptable": "g"}), "heads: expected score, and perhaps acceptable"),
         (with_field("threshold_head", "acceptable"), 'threshold_head: expected score, found "acceptable"'),
         (with_field("features_version", 99), "features: expected version 1 .* found version 99"),
