@@ -65,6 +65,7 @@ def point(link: Path, target: str) -> None:
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
     beside.replace(link)
+    _sync(link.parent)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from edge_agent.config import xdg_dir
 from edge_agent.errors import RouterError
+from edge_agent.router_store import switch
 from edge_agent.training import label_sources as sources
-from edge_agent.training.router_export import export_bundle, load_encoder, publish
+from edge_agent.training.router_export import export_bundle, load_encoder
 from edge_agent.training.router_training import Settings, TrainedRouter, features_of, train_router
 
 
@@ -32,7 +33,10 @@ def main() -> None:
     version = chosen.version or time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     bundle = export_bundle(router, encoder, directory, chosen.output, version=version, rule=rule)
     print(table(router), f"threshold {router.trained.threshold}: {rule}", bundle, sep="\n")
-    print(f"{publish(bundle)} -> {version}" if chosen.publish else f"Next: ln -sfn {version} {bundle.parent}/current")
+    if chosen.publish:
+        print(f"current is {version}, was {switch(chosen.output, version)}")
+    else:
+        print(f"Next: python tools/publish_router.py use {version} --root {chosen.output}")
 
 
 def parse() -> argparse.Namespace:

@@ -12,7 +12,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from edge_agent import text_features
-from edge_agent.files import point, sha256, write_directory
+from edge_agent.files import sha256, write_directory
 from edge_agent.router import Encoder, RouterModel
 from edge_agent.router_card import CARD, ENCODER_MODEL, FORMAT, HEAD, TOKENIZER
 from edge_agent.training.encoder_export import ENCODER_CARD, IR_VERSION, OPSET
@@ -103,13 +103,6 @@ def export_bundle(
     }
     files = {HEAD: head, CARD: (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode()}
     return write_directory(output / version, files, check=RouterModel.load)
-
-
-def publish(bundle: Path) -> Path:
-    """Points `current` beside the bundle at it, in one step; returns the link."""
-    link = bundle.parent / "current"
-    point(link, bundle.name)
-    return link
 
 
 def _hashes(head: bytes, encoder_directory: Path) -> dict[str, str]:
