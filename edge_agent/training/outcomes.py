@@ -29,9 +29,12 @@ CHARACTERS_PER_TOKEN = 4
 """Costs need tokens of models whose tokenizers are not here; the usual estimate for English."""
 
 HARD_SUBJECTS = frozenset(
-    "abstract_algebra college_mathematics elementary_mathematics high_school_mathematics high_school_statistics"
-    " college_computer_science high_school_computer_science machine_learning formal_logic logical_fallacies".split()
-)
+    {
+        "abstract_algebra", "college_mathematics", "elementary_mathematics", "high_school_mathematics",
+        "high_school_statistics", "college_computer_science", "high_school_computer_science", "machine_learning",
+        "formal_logic", "logical_fallacies",
+    }
+)  # fmt: skip
 """Subjects of MMLU that are maths, code or reasoning by their names."""
 HARD_CATEGORIES = frozenset({"math", "coding", "reasoning"})
 """Categories of MT-Bench."""
@@ -199,10 +202,10 @@ def read_labels(directory: Path, data: Path, *, split: str = "test") -> OutcomeS
         np.column_stack([asked, [float(row[f"greedy_n_tokens_{side}"] or 0) for row in graded]])
         for side in ("local", "cloud")
     )
+    weak, strong = (np.array([float(row[f"correct_{side}"]) for row in graded]) for side in ("local", "cloud"))
     likelihood = np.array([np.nan if (v := row["greedy_log_likelihood_local"]) is None else v for row in graded])
     return OutcomeSet(
-        "our pair", texts,
-        *(np.array([float(row[f"correct_{side}"]) for row in graded]) for side in ("local", "cloud")), groups,
+        "our pair", texts, weak, strong, groups,
         (str(card["models"]["local"]["name"]), str(card["models"]["cloud"]["name"])), weak_tokens, strong_tokens,
         f"the question's characters / {CHARACTERS_PER_TOKEN}; the answer's own count",
         _origin(directory, card, sets), {"not graded": len(of_split) - len(graded)},
