@@ -136,7 +136,10 @@ def with_field(name, value):
         (with_field("heads", {"acceptable": "g"}), "heads: expected score, and perhaps acceptable"),
         (with_field("threshold_head", "acceptable"), 'threshold_head: expected score, found "acceptable"'),
         (with_field("features_version", 99), "features: expected version 1 .* found version 99"),
-        (with_field("features", ["words"]), r"features: expected version 1 .* found version 1 \['words'\]"),
+        (
+            with_field("features", ["words", "rhymes"]),
+            r"features: expected version 1 .* found version 1 \['words', 'rhymes'\]",
+        ),
         (with_field("files", {}), r"files\['head.onnx'\]: expected a SHA-256, found null"),
         (with_field("golden", []), "golden: expected a list of {text, score}"),
         (with_field("golden", [{"text": 1, "score": 0.5}]), "golden: expected a list of {text, score}"),
@@ -213,7 +216,7 @@ def external_weight():
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("head.onnx", renamed(tiny_head(), "features", "embedding"), "expected float inputs {'features': 17}, found"),
+        ("head.onnx", renamed(tiny_head(), "features", "embedding"), "expected float inputs {'features': 23}, found"),
         ("head.onnx", renamed(tiny_head(), "score", "p"), r"expected outputs \['score'\], found \['p'\]"),
         ("head.onnx", foreign_operator(), r"expected operators of ONNX itself, found domains .*'com.example'"),
         ("head.onnx", external_weight(), "expected all weights inside the file, found external data"),
