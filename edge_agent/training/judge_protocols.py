@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from edge_agent.training.evaluation import bootstrap
+from edge_agent.training.evaluation import Floats, bootstrap
 from edge_agent.training.judge import Judge, Verdict
 from edge_agent.training.judge_prompts import Pick, Turns, ask_best, ask_grade, ask_pick
 
@@ -169,14 +169,22 @@ def scores(best: Sequence[Best], names: Sequence[str], *, seed: int = 0) -> dict
     scores do not add up to 100. NaN when no contest has a verdict.
     """
     known = [one.orders for one in best if one.orders]
-    won = np.array([[np.mean([name in order for order in orders]) for name in names] for orders in known])
-    won = 100 * won.reshape(len(known), len(names))
+    if not known:
+        return dict.fromkeys(names, Score(np.nan, np.nan, np.nan))
     results = {}
-    for column, name in enumerate(names):
-        own = won[:, column]
-        low, high = bootstrap(lambda rows, own=own: float(np.mean(own[rows])), len(own), seed=seed)  # type: ignore[misc]
-        results[name] = Score(float(np.mean(own)) if len(own) else float("nan"), low, high)
+    for name in names:
+        won = 100 * np.array([np.mean([name in order for order in orders]) for orders in known])
+        results[name] = Score(float(np.mean(won)), *_interval(won, seed))
     return results
+
+
+def askings_of(contests: Sequence[Contest]) -> int:
+    """How many verdicts `best_of` needs."""
+    return sum(len(_orders(contest, 0)) for contest in contests)
+
+
+def _interval(values: Floats, seed: int) -> tuple[float, float]:
+    return bootstrap(lambda rows: float(np.mean(values[rows])), len(values), seed=seed)
 
 
 def _orders(contest: Contest, seed: int) -> list[list[str]]:

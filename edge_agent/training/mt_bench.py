@@ -82,7 +82,7 @@ def read_judgements(data: Path) -> tuple[dict[Graded, float], list[Answered]]:
 
 
 def read_peer_grades(data: Path) -> dict[str, dict[str, dict[Graded, float]]]:
-    """Grades of six models by six judges: without ("single_grade") and with a reference -> judge -> grade.
+    """Grades of six models by six judges: by "no reference" or "reference", then by judge.
 
     A judge that gave none is recorded there as -1, which is left out.
     """
@@ -94,7 +94,8 @@ def read_peer_grades(data: Path) -> dict[str, dict[str, dict[Graded, float]]]:
                 if value > 0:
                     what = Graded(int(row["question_id"]), turn, row["model"])
                     grades[row["mode"]][row["judge"].rpartition("judge_")[2]][what] = value
-    return {mode: dict(judges) for mode, judges in grades.items()}
+    names = {"single_grade": "no reference", "single_grade_ref": "reference"}
+    return {names.get(mode, mode): dict(judges) for mode, judges in grades.items()}
 
 
 def read_contests(path: Path) -> list[Contest]:

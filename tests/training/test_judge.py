@@ -1,0 +1,420 @@
+"""A judge behind a real socket that answers on purpose: right, always the same, nonsense, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.errors import CloudRejected, CloudUnavailable, ConfigError
+from edge_agent.training.judge import Judge, KeptReplies, Verdict
+from edge_agent.training.judge_prompts import Turns, Unreadable, ask_grade, read_best, read_grade, read_pick
+from edge_agent.training.judge_protocols import (
+    Answered,
+    Best,
+    Contest,
+    Graded,
+    best_of,
+    compare,
+    grade,
+    position_bias,
+    scores,
+    winner_of,
+)
+from edge_agent.training.served_sampling import Price, ServedSampler
+from tests.misbehaving_cloud import Behaviour, Cloud, Request, Wire, in_turn, misbehaving_cloud, status
+
+TASK = Turns(("How much is 2 + 2?", "And 3 + 3?"))
+
+
+def saying(reply: Callable[[str], str] | str, finish: str = "stop") -> Behaviour:
+    """A server whose judge says `reply`, or what it makes of the material."""
+
+    def behave(request: Request, wire: Wire) -> None:
+        material = request.json["messages"][-1]["content"]
+        text = reply if isinstance(reply, str) else reply(material)
+        choice = {"message": {"content": text}, "finish_reason": finish}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        wire.whole(200, json.dumps({"choices": [choice], "usage": usage}).encode())
+
+    return behave
+
+
+def judge_at(cloud: Cloud, kept: KeptReplies | None = None, **options: Any) -> Judge:
+    def sampler() -> ServedSampler:
+        return ServedSampler(cloud, "judge", many=False, sleep=lambda _: None, **options)
+
+    return Judge("judge", cloud, sampler, KeptReplies() if kept is None else kept)
+
+
+def answered(model: str, *answers: str, question_id: int = 1) -> Answered:
+    return Answered(question_id, model, TASK, answers)
+
+
+def many(n: int) -> list[Answered]:
+    return [answered("m", f"answer {i}", question_id=i) for i in range(n)]
+
+
+# grades
+
+
+def test_both_turns_are_graded_and_the_second_is_shown_with_the_first() -> None:
+    with misbehaving_cloud(saying(lambda text: "Good. [[9]]" if "answer_2" in text else "Poor. [[2]]")) as cloud:
+        found = grade(judge_at(cloud), [answered("m", "four", "six")])
+        asked = [request.json for request in cloud.requests]
+    assert {what: verdict.value for what, verdict in found.items()} == {Graded(1, 1, "m"): 2, Graded(1, 2, "m"): 9}
+    assert {body["temperature"] for body in asked} == {0.0}
+    assert sorted("And 3 + 3?" in body["messages"][-1]["content"] for body in asked) == [False, True]
+    assert all("four" in body["messages"][-1]["content"] for body in asked)
+
+
+@pytest.mark.parametrize(("turn", "shown", "hidden"), [(1, ["four!"], ["six!"]), (2, ["four!", "six!"], [])])
+def test_a_reference_is_shown_up_to_the_turn_that_is_judged(turn: int, shown: list[str], hidden: list[str]) -> None:
+    asking = ask_grade(Turns(TASK.questions, ("four!", "six!")), ("4", "6"), turn)
+    system, material = (message.content for message in asking.prompt.messages)
+    assert "reference is right" in system
+    assert all(text in material for text in shown) and not any(text in material for text in hidden)
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("It is fine. [[7]]", 7),
+        ("[[ 8.5 ]]", 8.5),
+        ("[[3]] because ... so [[3]]", 3),
+        ("<think>Perhaps [[2]]?</think>No. [[9]]", 9),
+        ("As asked, [[GRADE]]: [[10]]", 10),
+    ],
+)
+def test_a_grade_is_read(reply: str, value: float) -> None:
+    assert read_grade(reply) == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ("", "no verdict"),
+        ("7", "no verdict"),
+        ("Rating: 7/10", "no verdict"),
+        ("[7]", "no verdict"),
+        ("[[seven]]", "no verdict"),
+        ("[[nan]]", "no verdict"),
+        ("<think>[[7]]</think>", "no verdict"),
+        ("[[7]] or rather [[8]]", "several verdicts"),
+        ("[[0]]", "out of range"),
+        ("[[11]]", "out of range"),
+        ("[[-5]]", "out of range"),
+        ("[[10.5]]", "out of range"),
+    ],
+)
+def test_a_reply_without_one_clear_grade_is_refused(reply: str, kind: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        read_grade(reply)
+    assert refused.value.kind == kind
+
+
+# what the judge does wrong
+
+
+@pytest.mark.parametrize(
+    ("server", "kind"),
+    [
+        (saying("What a lovely day."), "2 no verdict"),
+        (saying(""), "2 no verdict"),
+        (saying("[[3]] [[4]]"), "2 several verdicts"),
+        (saying("[[12]]"), "2 out of range"),
+        (saying("[[7]] and so on and", finish="length"), "2 cut off"),
+    ],
+)
+def test_a_judge_who_answers_nonsense_is_refused_after_one_reminder_each(server: Behaviour, kind: str) -> None:
+    with misbehaving_cloud(server) as cloud:
+        with pytest.raises(CloudRejected, match=rf"2 of 2 verdicts are missing.*\({kind}\).*not usable as a judge"):
+            grade(judge_at(cloud, concurrency=1), many(2))
+        asked = [request.json["messages"][-1]["content"] for request in cloud.requests]
+    reminded = [
+        text for text in asked if text.endswith("End with one grade from 1 to 10, such as [[5]], and nothing else.")
+    ]
+    assert len(reminded) == 2 and len(set(asked)) == 4
+
+
+def test_one_reminder_may_help() -> None:
+    with misbehaving_cloud(saying(lambda text: "[[6]]" if "nothing else" in text else "Six.")) as cloud:
+        found = grade(judge_at(cloud), many(3))
+    assert [verdict.value for verdict in found.values()] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(("nonsense", "usable"), [(2, True), (3, False)])
+def test_a_fifth_of_the_verdicts_may_be_unreadable_and_they_are_counted(nonsense: int, usable: bool) -> None:
+    bad = {f"answer {i}\n" for i in range(nonsense)}
+    with misbehaving_cloud(saying(lambda text: "?" if any(b in text for b in bad) else "[[5]]")) as cloud:
+        if not usable:
+            with pytest.raises(
+                CloudRejected, match="3 of 10 verdicts are missing.*at most 20% of 10 may be"
+            ) as refused:
+                grade(judge_at(cloud), many(10))
+            assert refused.value.code == "judge_not_usable"
+            return
+        found = list(grade(judge_at(cloud), many(10)).values())
+    assert found == [Verdict(None, "no verdict")] * 2 + [Verdict(5.0)] * 8
+
+
+def test_a_judge_who_cannot_become_usable_is_asked_no_further() -> None:
+    with misbehaving_cloud(saying("?")) as cloud:
+        with pytest.raises(CloudRejected, match="64 of 64 verdicts are missing"):
+            grade(judge_at(cloud), many(200))
+        asked = len({request.body for request in cloud.requests})
+    assert asked <= 2 * 2 * 64  # with and without log-probabilities
+
+
+def test_a_server_that_stumbles_is_asked_again() -> None:
+    with misbehaving_cloud(in_turn(status(500), status(503), saying("[[4]]"))) as cloud:
+        (verdict,) = grade(judge_at(cloud, concurrency=1), many(1)).values()
+    assert verdict.value == 4
+
+
+@pytest.mark.parametrize(
+    ("server", "error", "message"),
+    [
+        (status(500), CloudUnavailable, "no answer after 6 attempts .HTTP 500"),
+        (status(401, {"error": {"message": "bad key"}}), CloudRejected, "refuses judge: HTTP 401.*bad key"),
+        (status(200, {"hello": 1}), CloudRejected, "expected a chat completion with choices"),
+    ],
+)
+def test_a_server_that_does_not_judge_ends_it_with_a_sentence(
+    server: Behaviour, error: type[Exception], message: str
+) -> None:
+    with misbehaving_cloud(server) as cloud, pytest.raises(error, match=message):
+        grade(judge_at(cloud), many(2))
+
+
+def test_what_the_cost_limit_leaves_out_is_not_guessed_and_asked_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    with misbehaving_cloud(saying("[[5]]")) as cloud:
+        limited = judge_at(cloud, KeptReplies(path), price=Price(output=1e6), max_cost=1100, concurrency=1)
+        with pytest.raises(CloudRejected, match="no answer.*raise the cost limit"):
+            grade(limited, many(20))
+        assert limited.cost <= 1100
+        kept = len(KeptReplies(path))
+        assert 0 < kept < 20
+        before = len(cloud.requests)
+        found = grade(judge_at(cloud, KeptReplies(path)), many(20))
+        assert len(cloud.requests) - before == 20 - kept
+    assert {verdict.value for verdict in found.values()} == {5}
+
+
+# what is kept
+
+
+def test_a_rerun_asks_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "replies.jsonl"
+    with misbehaving_cloud(saying("[[5]]")) as cloud:
+        first = grade(judge_at(cloud, KeptReplies(path)), many(5))
+        asked = len(cloud.requests)
+        assert grade(judge_at(cloud, KeptReplies(path)), many(5)) == first
+        assert len(cloud.requests) == asked
+    assert path.stat().st_mode & 0o777 == 0o600, "it holds what people asked"
+    assert {json.loads(line)["reply"] for line in path.read_text().splitlines()} == {"[[5]]"}
+
+
+def test_another_judge_or_another_answer_is_another_question(tmp_path: Path) -> None:
+    kept = KeptReplies(tmp_path / "replies.jsonl")
+    with misbehaving_cloud(saying("[[5]]")) as cloud, misbehaving_cloud(saying("[[6]]")) as other:
+        grade(judge_at(cloud, kept), many(2))
+        assert {v.value for v in grade(judge_at(other, kept), many(2)).values()} == {6}
+        grade(judge_at(cloud, kept), many(3))
+    assert len(kept) == 5
+
+
+def test_a_line_half_written_costs_its_verdict_only(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    with misbehaving_cloud(saying("[[5]]")) as cloud:
+        grade(judge_at(cloud, KeptReplies(path)), many(3))
+        path.write_bytes(path.read_bytes()[:-20])
+        kept = KeptReplies(path)
+        assert len(kept) == 2
+        grade(judge_at(cloud, kept), many(3))
+    assert len(KeptReplies(path)) == 3
+
+
+@pytest.mark.parametrize("line", ["hello", "{}", "[1]", '{"key": 1, "reply": "a"}', '"key"'])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(line + "\n")
+    with pytest.raises(ConfigError, match="line 1: expected a judge's reply.*name another file"):
+        KeptReplies(path)
+    assert path.read_text() == line + "\n"
+
+
+# pairs
+
+LEFT, RIGHT = answered("left", "four", "six"), answered("right", "five", "six")
+
+
+def knows(text: str) -> str:
+    """The judge who is right: four is."""
+    if "four" not in text or "answer_A_2" in text:
+        return "Both. [[tie]]"
+    return "[[A]]" if text.index("four") < text.index("five") else "[[B]]"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_judge_who_is_right_names_the_winner_wherever_it_stands(seed: int) -> None:
+    with misbehaving_cloud(saying(knows)) as cloud:
+        found = compare(judge_at(cloud), [(LEFT, RIGHT)], seed=seed)
+        mirrored = compare(judge_at(cloud), [(RIGHT, LEFT)], seed=seed)
+    assert [c.winner for c in found] == ["A", "tie"] and [c.winner for c in mirrored] == ["B", "tie"]
+    assert found[0].seen == ("first", "second") and position_bias(found) == 0
+
+
+@pytest.mark.parametrize("always", ["[[A]]", "[[B]]"])
+def test_a_judge_who_always_prefers_one_place_gives_ties(always: str) -> None:
+    with misbehaving_cloud(saying(always)) as cloud:
+        found = compare(judge_at(cloud), [(LEFT, RIGHT)])
+        asked = [request.json["messages"][-1]["content"] for request in cloud.requests]
+    assert [c.winner for c in found] == ["tie", "tie"] and position_bias(found) == 1
+    assert len(set(asked)) == 4, "each turn in both orders"
+
+
+@pytest.mark.parametrize(
+    ("a_first", "b_first", "winner"),
+    [
+        ("first", "second", "A"),
+        ("second", "first", "B"),
+        ("first", "first", "tie"),
+        ("second", "second", "tie"),
+        ("first", "tie", "tie"),
+        ("tie", "first", "tie"),
+        ("tie", "tie", "tie"),
+        (None, "second", None),
+        ("first", None, None),
+    ],
+)
+def test_only_a_win_that_survives_the_swap_counts(a_first: Any, b_first: Any, winner: str | None) -> None:
+    assert winner_of(a_first, b_first) == winner
+
+
+def test_which_order_is_asked_first_is_decided_by_the_seed() -> None:
+    pairs = [(answered("a", f"left {i}", question_id=i), answered("b", "right", question_id=i)) for i in range(40)]
+    orders = []
+    for _ in range(2):
+        with misbehaving_cloud(saying("[[tie]]")) as cloud:
+            compare(judge_at(cloud, concurrency=1), pairs, seed=5)
+            asked = [r.json["messages"][-1]["content"] for r in cloud.requests]
+        orders.append([text.index("left") < text.index("right") for text in asked])
+    assert orders[0] == orders[1] and 8 <= sum(orders[0][::2]) <= 32 and sum(orders[0]) == 40
+
+
+@pytest.mark.parametrize("reply", ["", "A", "[A]", "[[C]]", "[[A or B]]", "A is better than B", "[[A]] no, [[B]]"])
+def test_a_reply_without_one_clear_winner_is_refused(reply: str) -> None:
+    with pytest.raises(Unreadable):
+        read_pick(reply)
+
+
+def test_a_winner_is_read() -> None:
+    assert [read_pick(r) for r in ("Well: [[A]]", "[[ b ]]", "[[Tie]].")] == ["first", "second", "tie"]
+
+
+# the best of several
+
+CONTEST = Contest("q1", "2 + 2?", "4", {"one": "It is 4.", "two": "It is 5.", "three": "4, since 2 + 2 = 4."})
+
+
+def right_ones(text: str) -> str:
+    """The judge who is right names every solution with a 4 in it."""
+    found = re.findall(r"<LLM_(\d)>\n(.*?)\n</LLM", text)
+    return " and ".join(f"LLM {number}" for number, answer in found if "4" in answer)
+
+
+def test_a_judge_who_is_right_finds_the_best_wherever_they_stand() -> None:
+    with misbehaving_cloud(saying(right_ones)) as cloud:
+        (best,) = best_of(judge_at(cloud), [CONTEST])
+        asked = [request.json["messages"][-1]["content"] for request in cloud.requests]
+    assert best == Best("q1", (frozenset({"one", "three"}),) * 2)
+    shown = [re.findall(r"<LLM_\d>\n(.*?)\n</LLM", text) for text in asked]
+    assert shown[0] == shown[1][::-1] and "2 + 2?" in asked[0] and "right_solution" in asked[0]
+
+
+def test_orders_differ_between_questions_and_with_the_seed() -> None:
+    def winners(seed: int) -> list[list[str]]:
+        contests = [Contest(str(i), "?", "4", CONTEST.answers) for i in range(12)]
+        with misbehaving_cloud(saying("LLM 1")) as cloud:
+            return [sorted(best.orders[0]) for best in best_of(judge_at(cloud), contests, seed=seed)]
+
+    assert {name for (name,) in winners(0)} == set(CONTEST.answers)
+    assert winners(0) == winners(0) != winners(1)
+
+
+def test_a_judge_who_always_names_the_first_finds_the_first_of_each_order() -> None:
+    with misbehaving_cloud(saying("LLM 1")) as cloud:
+        (best,) = best_of(judge_at(cloud), [CONTEST])
+    assert len(best.orders) == 2 and best.orders[0] != best.orders[1]
+
+
+def test_the_same_answer_is_shown_once_and_shares_the_verdict() -> None:
+    contest = Contest("q", "2 + 2?", "4", {"a": "4", "b": "5", "c": "4"})
+    with misbehaving_cloud(saying(right_ones)) as cloud:
+        (best,) = best_of(judge_at(cloud), [contest])
+        assert all("LLM_3" not in request.json["messages"][-1]["content"] for request in cloud.requests)
+    assert set(best.orders) == {frozenset("ac")}
+
+
+def test_where_all_answers_are_the_same_nobody_is_asked() -> None:
+    with misbehaving_cloud(status(500)) as cloud:
+        (best,) = best_of(judge_at(cloud), [Contest("q", "?", "4", {"a": "4", "b": "4"})])
+        assert cloud.requests == [] and best.orders == (frozenset("ab"),)
+
+
+def test_scores_are_shares_of_the_questions_with_a_verdict_and_ties_count_for_all() -> None:
+    """By hand: a 2 of 3, b 1.5 of 3 (half where its orders disagree), c 0; the fourth question has no verdict."""
+    best = [
+        Best("1", (frozenset("ab"), frozenset("ab"))),
+        Best("2", (frozenset("a"), frozenset("ab"))),
+        Best("3", ()),
+        Best("4", (frozenset(),)),
+    ]
+    found = scores(best, ["a", "b", "c"])
+    assert [round(found[name].value, 4) for name in "abc"] == [66.6667, 50, 0]
+    assert found["a"].low < 66 < found["a"].high and found["c"].high == 0
+
+
+def test_scores_of_nothing_have_no_value() -> None:
+    assert math.isnan(scores([Best("1", ())], ["a"])["a"].value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "best"),
+    [
+        ("LLM 1", {0}),
+        ("LLM 1 and LLM 3", {0, 2}),
+        ("LLM 1, LLM 2, and LLM 3.", {0, 1, 2}),
+        ("**llm 2 & llm 3**", {1, 2}),
+        ("<think>LLM 1?</think>\nLLM 2\n", {1}),
+        ("LLM 2, LLM 2", {1}),
+    ],
+)
+def test_names_of_the_best_are_read(reply: str, best: set[int]) -> None:
+    assert read_best(reply, 3) == best
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "none",
+        "All",
+        "1 and 3",
+        "LLM 9",
+        "LLM 1 and LLM 4",
+        "LLM 0",
+        "LLM 1 is wrong, LLM 2 is right",
+        "LLM 1\nLLM 2",
+    ],
+)
+def test_a_reply_that_is_not_names_alone_is_refused(reply: str) -> None:
+    with pytest.raises(Unreadable):
+        read_best(reply, 3)
