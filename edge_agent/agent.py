@@ -75,6 +75,7 @@ class Agent:
         self,
         *,
         router: Router | None,
+        shadow: Router | None = None,
         local: LocalModel,
         cloud: CloudModel | str,
         log: Log,
@@ -84,7 +85,7 @@ class Agent:
     ):
         self.router = router
         """Replaced whole when a new bundle is loaded; one answer uses one router."""
-        self.shadow: Router | None = None
+        self.shadow = shadow
         """A candidate that scores what the router scores, for the log alone; replaced whole, too."""
         self._local, self._cloud, self._log = local, cloud, log
         self._threshold, self._on_router_error, self._show_prompts = threshold, on_router_error, show_prompts

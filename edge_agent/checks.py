@@ -286,6 +286,13 @@ def check_status(status: Mapping[str, Any], version: str) -> Iterator[Check]:
         if error
         else Check("daemon.router", "ok", f"{router.get('version')} decides, threshold {router.get('threshold')}")
     )
+    if watching := part(router, "shadow"):
+        error = watching.get("error")
+        yield (
+            Check("daemon.shadow", "warn", f"no candidate watches: {error}", reload)
+            if error
+            else Check("daemon.shadow", "ok", f"{watching.get('version')} watches; see `edge-agent compare`")
+        )
     yield _daemon_cloud(part(status, "cloud"))
     unrecorded, rows = log.get("unrecorded") or 0, log.get("rows") or 0
     found = f"{unrecorded} rows are not on disk: {log.get('last_error') or 'being written'}"

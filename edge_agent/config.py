@@ -17,6 +17,7 @@ from edge_agent.config_keys import Config as Config
 from edge_agent.errors import ConfigError
 from edge_agent.log_batches import device_id_of, is_device_id
 from edge_agent.redaction import redactor
+from edge_agent.router_signature import is_public_key
 
 SYSTEM_SOCKET = Path("/run/edge-agent/edge-agent.sock")
 """Of the service in deploy/."""
@@ -212,7 +213,7 @@ def _checked(section: str, key: str, value: Any, where: str) -> Any:
     if isinstance(value, int | float) and kind is not bool and not (math.isfinite(value) and low <= value <= high):
         raise ConfigError(f"{where}: {name}: expected a value from {low:g} to {high:g}, found {value}")
     if isinstance(value, str):
-        _check_text(value, f"{where}: {name}", is_path=key in ("path", "model", "ca_file"))
+        _check_text(value, f"{where}: {name}", is_path=key in ("path", "model", "ca_file", "shadow"))
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
         raise ConfigError(
@@ -250,6 +251,9 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"{where}: tcp.host: expected a loopback address such as 127.0.0.1, found {config.tcp.host!r}"
         )
+    if config.router.public_key is not None and not is_public_key(config.router.public_key):
+        expected = "expected what `edge-agent router keygen` prints, 32 bytes in base64"
+        raise ConfigError(f"{where}: router.public_key: {expected}, found {config.router.public_key!r}")
     _check_sync(config.sync, where)
 
 

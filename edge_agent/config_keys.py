@@ -73,6 +73,12 @@ class Router:
     threshold: float | None = _key(None, "escalate when score >= threshold; null: the one on the bundle's card", 0, 1)
     on_error: str = _key("local", "route when the router cannot score: local or cloud")
     n_threads: int = _key(1, "threads for the router", 1, 4)
+    shadow: str | None = _key(
+        None, "a candidate, by path or version: scores what the router scores, for the log only; null: none"
+    )
+    public_key: str | None = _key(
+        None, "take only bundles signed with its other half, see docs/publishing.md; null: any bundle that is whole"
+    )
 
 
 @dataclass(frozen=True, slots=True)

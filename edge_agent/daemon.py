@@ -25,13 +25,13 @@ from edge_agent.agent import Agent
 from edge_agent.cloud_model import CloudModel
 from edge_agent.config import Config, cloud_key, cloud_problem, device_id, find_socket, log_path, socket_path, xdg_dir
 from edge_agent.decision_log import DecisionLog
-from edge_agent.errors import ConfigError, RouterError
+from edge_agent.errors import ConfigError
 from edge_agent.listeners import UnixListener, bind_tcp, peer_protocol
 from edge_agent.local_model import LocalModel
 from edge_agent.log_status import retention_of
 from edge_agent.notify import notify, watchdog_interval_s
 from edge_agent.policy import REASONS
-from edge_agent.router import RouterModel, find_bundle
+from edge_agent.router_slots import RouterSlots
 from edge_agent.server import Server
 from edge_agent.sync_state import FILE_NAME as SYNC_STATE
 from edge_agent.sync_state import SyncState
@@ -52,7 +52,7 @@ class Daemon:
     def __init__(self, config: Config, environ: Mapping[str, str] | None = None):
         environ = os.environ if environ is None else environ
         self._config, self._started = config, time.monotonic()
-        self.router_error: str | None = None
+        self.routers = RouterSlots(config.router, xdg_dir("state", environ))
         self._told_to_reload = threading.Event()
         with ExitStack() as stack:
             self.unix = UnixListener(socket_path(config, environ), config.socket.group)
@@ -77,13 +77,14 @@ class Daemon:
             self.cloud = build_cloud(config, environ)
             if isinstance(self.cloud, CloudModel):
                 stack.callback(self.cloud.close)
-            router = self._load_router()
+            self.routers.load()
             loading = time.monotonic()
             self.local = build_local(config, environ)
             self.load_s = time.monotonic() - loading
             stack.callback(self.local.close)
             self.agent = Agent(
-                router=router,
+                router=self.routers.active,
+                shadow=self.routers.shadow,
                 local=self.local,
                 cloud=self.cloud,
                 log=self.log,
@@ -145,12 +146,13 @@ class Daemon:
         _LOGGER.info("stopped")
 
     def reload_router(self) -> None:
-        """Load the bundle anew; when it is refused the old one stays."""
-        old = self.agent.router.version if self.agent.router else None
-        router = self._load_router()
-        if router is not None:
-            self.agent.router = router
-            _LOGGER.info("router %s loaded (before: %s)", router.version, old)
+        """Load the bundles anew; when the router's is refused the old one stays."""
+        routers = self.routers
+        old = routers.active.version if routers.active else None
+        routers.load()
+        self.agent.router, self.agent.shadow = routers.active, routers.shadow
+        if routers.error is None and routers.active is not None:
+            _LOGGER.info("router %s loaded (before: %s)", routers.active.version, old)
         else:
             _LOGGER.error("router %s stays in use", old)
         with suppress(OSError, AttributeError):  # glibc keeps what the old sessions held: tens of MB a reload
@@ -164,7 +166,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """What GET /v1/status answers."""
-        config, cloud, router = self._config, self.cloud, self.agent.router
+        config, cloud = self._config, self.cloud
         usable = isinstance(cloud, CloudModel)
         return {
             "version": __version__,
@@ -192,27 +194,9 @@ class Daemon:
                 "breaker": cloud.state if isinstance(cloud, CloudModel) else None,
                 "last_error": cloud.last_error if isinstance(cloud, CloudModel) else None,
             },
-            "router": {
-                "version": router.version if router else None,
-                "threshold": self._config.router.threshold
-                if self._config.router.threshold is not None or not router
-                else router.threshold,
-                "error": self.router_error,
-                "on_error": config.router.on_error,
-            },
+            "router": self.routers.status(),
             "log": self.log.status(),
         }
-
-    def _load_router(self) -> RouterModel | None:
-        try:
-            bundle = find_bundle(self._config.router.path, xdg_dir("state"))
-            router = RouterModel.load(bundle, n_threads=self._config.router.n_threads)
-        except RouterError as error:
-            self.router_error = error.message
-            _LOGGER.error("no router: %s", error.message)
-            return None
-        self.router_error = None
-        return router
 
     def _models(self) -> dict[str, str]:
         cloud = self._config.cloud.model if isinstance(self.cloud, CloudModel) else None
@@ -309,7 +293,7 @@ def greeting(daemon: Daemon) -> str:
     lines = {
         "local model": f"{daemon.local.name} (loaded in {daemon.load_s:.1f} s)",
         "cloud model": asks,
-        "router": f"{router.version}" if router else f"none: {daemon.router_error}",
+        "router": f"{router.version}" if router else f"none: {daemon.routers.error}",
         "log": str(daemon.log.path),
         "socket": str(daemon.unix.path),
         "tcp": daemon.tcp_url,

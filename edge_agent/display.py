@@ -210,11 +210,14 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """A line per part, with whatever it tells about itself; what is null is left to `--json`."""
     for name, value in status.items():
         if isinstance(value, Mapping):
-            facts = (_fact(key, item) for key, item in value.items() if item is not None)
-            yield printable(f"{name:<10} {' · '.join(facts)}")
+            yield printable(f"{name:<10} {' · '.join(_facts(value))}")
         elif value is not None:
             key, _, shown = _fact(name, value).partition(" ")
             yield printable(f"{key:<10} {shown}")
+
+
+def _facts(values: Mapping[str, Any]) -> list[str]:
+    return [_fact(name, value) for name, value in values.items() if value is not None]
 
 
 def _fact(name: str, value: object) -> str:
@@ -229,7 +232,7 @@ def _fact(name: str, value: object) -> str:
     if isinstance(value, bool):
         return f"{name} {'yes' if value else 'no'}"
     if isinstance(value, Mapping):
-        return f"{name} {', '.join(_fact(key, item) for key, item in value.items()) or 'none'}"
+        return f"{name} {', '.join(_facts(value)) or 'none'}"
     return f"{name} {value}" if isinstance(value, str) else f"{name} {json.dumps(value)}"
 
 

@@ -66,7 +66,7 @@ def run(
         ("config", lambda: [_config(config, environ)]),
         ("system", lambda: [checks.check_system(board, platform.python_version())]),
         ("model", partial(_model, config, environ, board, status)),
-        ("router", lambda: [_router(config, environ)]),
+        ("router", partial(_routers, config, environ)),
         ("log", lambda: [_log(log)]),
         ("sqlite", lambda: [checks.check_sqlite(sqlite3.sqlite_version)]),
         ("disk", lambda: [_disk(log, daemon_writes=bool(status))]),
@@ -137,20 +137,26 @@ def _model_file(config: Config, store: Path, loaded: bool) -> tuple[Path | None,
     return path, Check("model", "ok", f"{path}, {path.stat().st_size:,} bytes, {how}")
 
 
-def _router(config: Config, environ: Mapping[str, str]) -> Check:
-    from edge_agent.router import RouterModel, find_bundle
+def _routers(config: Config, environ: Mapping[str, str]) -> Iterator[Check]:
+    """The router, and the candidate if there is to be one."""
+    from edge_agent.router_slots import load_active, load_shadow
 
+    settings, state_dir, router = config.router, xdg_dir("state", environ), None
     try:
         started = time.perf_counter()
-        bundle = find_bundle(config.router.path, xdg_dir("state", environ))
-        router = RouterModel.load(bundle, n_threads=config.router.n_threads)
+        router = load_active(settings, state_dir)
         load_s = time.perf_counter() - started
+        threshold = router.threshold if settings.threshold is None else settings.threshold
+        found = f"{router.version}, threshold {threshold:g}, {len(router.card.golden)} golden pairs pass"
+        yield Check("router", "ok", f"{found}, loaded in {load_s:.1f} s")
     except RouterError as error:
         found, fix = _found_and_fix(error)
-        return Check("router", "fail", f"{found}; every question goes to {config.router.on_error}", fix)
-    threshold = router.threshold if config.router.threshold is None else config.router.threshold
-    tested = f"{len(router.card.golden)} golden pairs pass"
-    return Check("router", "ok", f"{router.version}, threshold {threshold:g}, {tested}, loaded in {load_s:.1f} s")
+        yield Check("router", "fail", f"{found}; every question goes to {settings.on_error}", fix)
+    if settings.shadow is not None:
+        try:
+            yield Check("shadow", "ok", f"{load_shadow(settings, state_dir, router).version} can watch")
+        except RouterError as error:
+            yield Check("shadow", "warn", *_found_and_fix(error))
 
 
 def _log_path(config: Config, environ: Mapping[str, str], status: Mapping[str, Any]) -> Path:

@@ -24,11 +24,12 @@ DEVICE = {
     "policy": "", "progress": "", "redaction": "", "task_type": "",
     "text_features": "task_type", "wire": "", "wire_request": "",
     "config_keys": "", "files": "", "guarantees": "", "thresholds": "",
-    "config": "config_keys log_batches redaction",
+    "config": "config_keys log_batches redaction router_signature",
     # the router
     "router_card": "onnx_file",
     "router_signature": "files router_card",
     "router": "router_card router_signature text_features",
+    "router_slots": "config_keys router",
     "router_archive": "files router_card router_signature",
     "router_store": "files router router_archive router_card router_signature",
     "guarantee_facts": "gguf_file router_card",
@@ -64,9 +65,9 @@ DEVICE = {
     "chat": "client display",
     # those who see many rooms
     "checks": "board cloud_model llama_probe",
-    "doctor": "board checks client cloud_model config llama_probe log_reader model_store policy router",
-    "daemon": "agent cloud_model config decision_log listeners local_model log_status model_store notify policy router"
-    " server sync_state",
+    "doctor": "board checks client cloud_model config llama_probe log_reader model_store policy router_slots",
+    "daemon": "agent cloud_model config decision_log listeners local_model log_status model_store notify policy"
+    " router_slots server sync_state",
     "cli_options": "client config display log_reader",
     "cli_logs": "cli_options config decision_log display explain log_batches log_reader log_status redaction sync"
     " sync_state",
