@@ -1,7 +1,7 @@
 """Results other people printed for the published sets: numbers to stand beside ours, nothing else.
 
-arXiv 2502.11021 (Table 1: CPT only) and arXiv 2406.18665 (Tables 1 to 3). Both compare Mixtral 8x7B with GPT-4, the first
-names gpt-4-0613, the second gpt-4-1106-preview. Neither gives intervals for a single router.
+arXiv 2502.11021 (Table 1: CPT only) and arXiv 2406.18665 (Tables 1 to 3). Both compare Mixtral 8x7B with GPT-4; the one
+names gpt-4-0613, the other gpt-4-1106-preview. Neither gives intervals for a single router.
 """
 
 from __future__ import annotations
