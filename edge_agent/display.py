@@ -288,6 +288,22 @@ def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     )
 
 
+def bundle_lines(bundles: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line per installed router: star for the current one, version, threshold, encoder, what is special."""
+    return _aligned(
+        [
+            (
+                "*" if bundle["current"] else " ",
+                bundle["version"],
+                "" if bundle["threshold"] is None else f"threshold {bundle['threshold']:.4g}",
+                bundle["encoder"] or "",
+                printable(bundle["problem"] or ("signed" if bundle["signed"] else "")),
+            )
+            for bundle in bundles
+        ]
+    )
+
+
 def check_lines(checks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A line per check; below one that is not ok, what mends it."""
     for check in checks:

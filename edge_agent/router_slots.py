@@ -25,6 +25,8 @@ class RouterSlots:
         self.active: RouterModel | None = None
         self.error: str | None = None
         """Why the last load of the router was refused."""
+        self.loads = 0
+        """How often bundles were loaded or refused: who asks for a reload sees when it is over."""
         self.shadow: RouterModel | None = None
         self.shadow_error: str | None = None
 
@@ -37,6 +39,7 @@ class RouterSlots:
             _LOGGER.error("no router: %s", error.message)
         if self._settings.shadow is not None:
             self._load_shadow()
+        self.loads += 1
 
     def status(self) -> dict[str, Any]:
         """The router's part of GET /v1/status."""
@@ -44,7 +47,9 @@ class RouterSlots:
         return {
             "version": self.active.version if self.active else None,
             "threshold": self._threshold(self.active),
+            "path": str(self.active.path) if self.active else None,
             "error": self.error,
+            "loads": self.loads,
             "on_error": settings.on_error,
             "shadow": None
             if settings.shadow is None

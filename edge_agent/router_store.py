@@ -76,7 +76,7 @@ def switch(root: Path, version: str, *, public_key: str | None = None) -> str | 
 
     :raises RouterError: when there is no such version, or it cannot be used; `current` stays.
     """
-    _existing(root, version)
+    existing(root, version)
     RouterModel.load(root / version, public_key=public_key)
     before = current(root)
     if before != version:
@@ -108,7 +108,7 @@ def roll_back(root: Path, *, public_key: str | None = None) -> str | None:
 
 def remove(root: Path, version: str) -> None:
     """Deletes a bundle, and its encoder when no other bundle has it. :raises RouterError: for the current one."""
-    bundle = _existing(root, version)
+    bundle = existing(root, version)
     if version == current(root):
         raise RouterError(f"{bundle}: is the current router; use another one first")
     encoder = _described(bundle, None).encoder
@@ -183,7 +183,8 @@ def _install_bundle(bundle: Path, target: Path, public_key: str | None) -> None:
     RouterModel.load(target, public_key=public_key)
 
 
-def _existing(root: Path, version: str) -> Path:
+def existing(root: Path, version: str) -> Path:
+    """The directory of a version. :raises RouterError: when there is none, naming those there are."""
     if not re.fullmatch(NAME, version) or version in RESERVED or not (root / version / CARD).is_file():
         there = ", ".join(bundle.version for bundle in list_bundles(root)) or "none"
         raise RouterError(f"{root}: expected a version that is installed, found {version!r}; there are: {there}")
