@@ -16,6 +16,8 @@ import click
 from edge_agent import __version__
 from edge_agent.cli_logs import logs
 from edge_agent.cli_options import FULL_ID, Where, config_option, json_option, make_console, print_value, where_options
+from edge_agent.cli_router import router
+from edge_agent.cli_threshold import threshold
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def cli() -> None:
 
 
 cli.add_command(logs)
+cli.add_command(router)
+cli.add_command(threshold)
 
 
 def _wish_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -173,6 +173,39 @@ def guarantee(
     return Guarantee(kind, threshold, alpha, delta, n, accepted, errors, bound, coverage, date_utc, dict(valid_for))
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One threshold and what the labels say of it."""
+
+    threshold: float
+    n_accepted: int
+    n_wrong: int
+    coverage: float
+    bound: float
+    passed: bool
+
+
+def steps(
+    acceptable: Floats,
+    wrong: Floats,
+    *,
+    alpha: float,
+    delta: float | None,
+    grid: Sequence[float] = GRID,
+    fewest: int | None = None,
+) -> list[Step]:
+    """Every threshold that was looked at, from strict to loose: those of the fixed sequence, or for marginal all."""
+    n = len(acceptable)
+    accepted, errors = (counts.tolist() for counts in accepted_counts(acceptable, wrong, grid))
+    if delta is None:
+        bounds = {i: (k + 1) / (n + 1) for i, k in enumerate(errors)}
+        tests = [(i, bounds[i] <= alpha) for i in range(len(grid) - 1, -1, -1)]
+    else:
+        tests = list(_fixed_sequence(acceptable, wrong, alpha, delta, grid, fewest))
+        bounds = {i: clopper_pearson_upper(errors[i], accepted[i], delta) for i, _ in tests}
+    return [Step(grid[i], accepted[i], errors[i], accepted[i] / n, bounds[i], good) for i, good in tests]
+
+
 def _fixed_sequence(
     acceptable: Floats,
     wrong: Floats,

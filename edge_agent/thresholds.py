@@ -45,6 +45,8 @@ class Labelled:
     scores: Floats
     local: Floats
     cloud: Floats
+    acceptable: Floats | None = None
+    """The router's second head; None when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +168,21 @@ def _measure(measure: Measure, routed: Floats, local: Floats, cloud: Floats) -> 
 
 def _quality_figures(
     labelled: Labelled, threshold: float, seed: int
-) -> tuple[float, tuple[float, float], float, tuple[float, float]]:
+) -> tuple[float | None, tuple[float, float] | None, float | None, tuple[float, float] | None]:
     """Quality and PGR, each with its 95 % bootstrap interval; the same seed resamples the same questions."""
     draw = np.random.default_rng(seed)
     n = len(labelled.scores)
     routed = np.where(labelled.scores >= threshold, labelled.cloud, labelled.local)
     columns = np.column_stack([routed, labelled.local, labelled.cloud])
     means = np.array([columns[draw.integers(0, n, n)].mean(axis=0) for _ in range(RESAMPLES)])
-    found: list[tuple[float, tuple[float, float]]] = []
-    for measure in ("quality", "pgr"):
-        low, high = np.nanpercentile(_measure(measure, *means.T), [2.5, 97.5])
-        found.append((float(_measure(measure, *columns.mean(axis=0))), (float(low), float(high))))
-    return found[0][0], found[0][1], found[1][0], found[1][1]
+    return *_figure("quality", columns, means), *_figure("pgr", columns, means)
+
+
+def _figure(measure: Measure, columns: Floats, means: Floats) -> tuple[float | None, tuple[float, float] | None]:
+    """A measure and its interval; resamples where it has no value are left out."""
+    value = float(_measure(measure, *columns.mean(axis=0)))
+    values = _measure(measure, *means.T)
+    if np.isnan(value) or np.isnan(values).all():
+        return None, None
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return value, (float(low), float(high))
