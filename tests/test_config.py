@@ -53,6 +53,7 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
         "format": "json",
         "destination": "file:///mnt/usb",
         "redact": "email",
+        "public_key": 43 * "a" + "=",
     }
     default = getattr(getattr(Config(), section), key)
     value = values.get(key) or {bool: "false", int: "1024", float: "0.5"}.get(type(default), "1")
@@ -68,6 +69,7 @@ def test_every_key_can_be_set_by_its_variable(section: str, key: str) -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
+        ("router: {public_key: abc}", "router.public_key: expected what `edge-agent router keygen` prints"),
         ("cloud: {base_ulr: x}", "cloud.base_ulr; did you mean cloud.base_url?"),
         ("clod: {}", "unknown section 'clod'; did you mean cloud?"),
         ("local: {n_ctx: many}", "local.n_ctx: expected a whole number, found 'many'"),
