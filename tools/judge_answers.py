@@ -56,6 +56,7 @@ def main() -> None: ...
 def agreement(questions: int | None, **chosen: Any) -> None:
     """How far the judge agrees with the grades GPT-4 gave to the same answers, and whether it may be trusted."""
     recorded, answered = mt_bench.read_judgements(chosen["data"])
+    peers = mt_bench.read_peer_grades(chosen["data"])
     ids = sorted({a.question_id for a in answered})
     taken = set(random.Random(chosen["seed"]).sample(ids, min(questions or len(ids), len(ids))))
     answered = [a for a in answered if a.question_id in taken]
@@ -65,7 +66,7 @@ def agreement(questions: int | None, **chosen: Any) -> None:
         found = agreement_of(grades, recorded, seed=chosen["seed"])
         judge_trust.remember(trust_file(chosen), judge, found)
     click.echo(f"{found.n} grades, {found.pairs} pairs of models; {missing(verdicts.values())}")
-    click.echo(judge_report.agreement_table(found, recorded, answered, mt_bench.read_peer_grades(chosen["data"])))
+    click.echo(judge_report.agreement_table(found, recorded, answered, peers))
     click.echo(f"trusted: {'yes' if found.trusted else 'no'} (when {RULE})")
 
 

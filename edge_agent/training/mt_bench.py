@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from edge_agent.training.judge_prompts import Turns
 from edge_agent.training.judge_protocols import Answered, Contest, Graded
@@ -87,13 +87,13 @@ def read_peer_grades(data: Path) -> dict[str, dict[str, dict[Graded, float]]]:
     A judge that gave none is recorded there as -1, which is left out.
     """
     grades: dict[str, dict[str, dict[Graded, float]]] = defaultdict(lambda: defaultdict(dict))
-    with (data / PEER_GRADES).open(encoding="utf-8", newline="") as file:
+    with _open(data / PEER_GRADES) as file:
         for row in csv.DictReader(file):
             for turn in (1, 2):
                 value = float(row[f"score_turn{turn}"])
                 if value > 0:
                     what = Graded(int(row["question_id"]), turn, row["model"])
-                    grades[row["mode"]][row["judge"].rpartition("judge_")[2]][what] = value
+                    grades[row["mode"]][row["judge"]][what] = value
     names = {"single_grade": "no reference", "single_grade_ref": "reference"}
     return {names.get(mode, mode): dict(judges) for mode, judges in grades.items()}
 
@@ -139,7 +139,7 @@ def _judgement(row: Mapping[str, Any]) -> tuple[Graded, float, str]:
 
 
 def _rows(path: Path, read: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
-    with path.open(encoding="utf-8") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -150,3 +150,12 @@ def _rows(path: Path, read: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
                     f"{path}, line {number}: this is not what the file should hold ({type(error).__name__}: {error});"
                     " docs/judging.md shows its format"
                 ) from error
+
+
+def _open(path: Path) -> TextIO:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path.parent}: expected MT-Bench's files, found no {path.name}; name the data folder with --data or"
+            " EDGE_AGENT_DATA (docs/judging.md)"
+        )
+    return path.open(encoding="utf-8", newline="")
