@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_agent import __version__
+from edge_agent.cli_compare import compare
 from edge_agent.cli_logs import logs
 from edge_agent.cli_options import FULL_ID, Where, config_option, json_option, make_console, print_value, where_options
 from edge_agent.cli_router import router
@@ -59,6 +60,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(compare)
 cli.add_command(logs)
 cli.add_command(router)
 cli.add_command(threshold)

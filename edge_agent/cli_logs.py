@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_agent.cli_options import FULL_ID, Where, json_option, make_console, print_value, where_options
+from edge_agent.cli_options import (
+    FULL_ID,
+    Where,
+    json_option,
+    make_console,
+    print_value,
+    since_option,
+    where_options,
+)
 from edge_agent.errors import DaemonError, LogError, SyncError
 
 if TYPE_CHECKING:
     from edge_agent.config import Config
     from edge_agent.log_reader import LogReader
     from edge_agent.sync_state import SyncState
-
-
-def _since(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    from edge_agent.display import since_utc
-
-    try:
-        return None if text is None else since_utc(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
 
 
 class _LogsGroup(click.Group):
@@ -41,7 +40,7 @@ def logs() -> None:
 
 @logs.command("list")
 @click.option("--route", type=click.Choice(["local", "cloud"]), help="Only exchanges that went there.")
-@click.option("--since", metavar="TIME", callback=_since, help="Only later ones: 90s, 30m, 2h, 3d, 1w or an ISO time.")
+@since_option
 @click.option("--text", metavar="TEXT", help="Only those whose question or answer contains TEXT.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
 @json_option

@@ -54,6 +54,18 @@ class Where:
         return LogReader(self.log_file())
 
 
+def _since(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    from edge_agent.display import since_utc
+
+    try:
+        return None if text is None else since_utc(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+
+
+since_option = click.option(
+    "--since", metavar="TIME", callback=_since, help="Only later ones: 90s, 30m, 2h, 3d, 1w or an ISO time."
+)
 config_option = click.option("--config", type=click.Path(), metavar="FILE", help="Settings; default: the first found.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 

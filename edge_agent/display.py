@@ -138,7 +138,7 @@ def log_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
         for row, id in zip(rows, short_ids([row["id"] for row in rows]), strict=True)
     ]
-    return _aligned(table, right={5})
+    return aligned(table, right={5})
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
@@ -150,7 +150,8 @@ def _outcome(row: Mapping[str, Any]) -> str:
     return _words(row["reason"]) + (f" ({troubles})" if troubles else "")
 
 
-def _aligned(table: Iterable[tuple[str, ...]], right: Collection[int] = ()) -> Iterator[str]:
+def aligned(table: Iterable[tuple[str, ...]], right: Collection[int] = ()) -> Iterator[str]:
+    """A line per row, the columns as wide as their widest cell, those in `right` flush right."""
     rows = list(table)
     widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -279,7 +280,7 @@ def _streams(rows: Mapping[str, int]) -> str:
 
 def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A line per model of the catalogue: name, size, whether it is here, licence, for whom it is."""
-    return _aligned(
+    return aligned(
         [
             (model["name"], f"{model['size_bytes'] / 1e6:.0f} MB", model["state"], model["licence"], model["note"])
             for model in models
@@ -290,7 +291,7 @@ def model_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def bundle_lines(bundles: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A line per installed router: star for the current one, version, threshold, encoder, what is special."""
-    return _aligned(
+    return aligned(
         [
             (
                 "*" if bundle["current"] else " ",

@@ -75,8 +75,12 @@ DEVICE = {
     "threshold_lines": "",
     "cli_threshold": "cli_options config display guarantee_bundle guarantee_facts guarantees model_store past_questions"
     " router router_card threshold_lines thresholds",
+    "router_comparison": "guarantees policy",
+    "comparison_lines": "display router_comparison",
+    "cli_compare": "cli_options comparison_lines router_comparison",
     "cli_router": "cli_options config display router_archive router_signature router_store",
-    "cli": "chat cli_logs cli_router cli_threshold cli_options config daemon display doctor model_store progress",
+    "cli": "chat cli_compare cli_logs cli_router cli_threshold cli_options config daemon display doctor"
+    " model_store progress",
     "__main__": "cli",
 }  # fmt: skip
 """Room of the device -> the rooms it may import, besides those everybody may."""
@@ -85,7 +89,7 @@ OWNERS = {
     "cryptography": "router_signature",
     "jinja2": "chat_template",
     "llama_cpp": "llama_probe llama_runtime",
-    "numpy": "confidence guarantees local_model past_questions router text_features thresholds",
+    "numpy": "confidence guarantees local_model past_questions router router_comparison text_features thresholds",
     "onnxruntime": "router",
     "requests": "cloud_failure cloud_http model_sources sync_http",
     "sqlite3": "decision_log doctor log_forgetting log_pruning log_reader sync_state",
@@ -94,7 +98,7 @@ OWNERS = {
     "tokenizers": "router",
     "uvicorn": "daemon listeners",
     "yaml": "config model_store",
-    "click": "cli cli_logs cli_options cli_router cli_threshold",
+    "click": "cli cli_compare cli_logs cli_options cli_router cli_threshold",
     "prompt_toolkit": "chat",
 }
 """Library -> the rooms that may import it."""
