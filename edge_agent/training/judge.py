@@ -136,9 +136,8 @@ class Judge:
         found: list[Verdict[V]] = []
         for start in range(0, len(askings), _BATCH):
             batch = askings[start : start + _BATCH]
-            found += self._batch(batch)
+            found += self._batch(batch, on_verdicts)
             self._refuse_nonsense(found, len(askings))
-            on_verdicts(len(batch))
         return found
 
     def close(self) -> None:
@@ -146,8 +145,9 @@ class Judge:
         if self._sampler is not None:
             self._sampler.close()
 
-    def _batch(self, askings: Sequence[Asking[V]]) -> list[Verdict[V]]:
-        self._ask(asking.prompt for asking in askings)
+    def _batch(self, askings: Sequence[Asking[V]], on_verdicts: Callable[[int], object]) -> list[Verdict[V]]:
+        asked = self._ask((asking.prompt for asking in askings), on_verdicts)
+        on_verdicts(len(askings) - asked)  # kept before, the same as another, or without an answer
         first = [_read(asking, self._reply(asking.prompt)) for asking in askings]
         self._ask(a.reminded() for a, verdict in zip(askings, first, strict=True) if _worth_a_reminder(verdict))
         return [
@@ -155,17 +155,22 @@ class Judge:
             for asking, verdict in zip(askings, first, strict=True)
         ]
 
-    def _ask(self, prompts: Iterable[Prompt]) -> None:
+    def _ask(self, prompts: Iterable[Prompt], on_reply: Callable[[int], object] = lambda n: None) -> int:
+        """Ask what is not kept; how many replies came."""
         wanted = {prompt.sha256: prompt for prompt in prompts if self._reply(prompt) is None}
         if not wanted:
-            return
+            return 0
         if self._sampler is None:
             self._sampler = self._make_sampler()
         by_id = {prompt.query_id: prompt for prompt in wanted.values()}
+        replies = 0
         for sample in self._sampler.sample(list(wanted.values()), _GREEDY):
             answer = sample.generations[0]
             key = self._key(by_id[sample.query_id])
             self._kept.add(key, self.name, Reply(answer.text, answer.finish_reason))
+            replies += 1
+            on_reply(1)
+        return replies
 
     def _reply(self, prompt: Prompt) -> Reply | None:
         return self._kept.get(self._key(prompt))

@@ -221,6 +221,14 @@ def test_a_rerun_asks_nobody(tmp_path: Path) -> None:
     assert {json.loads(line)["reply"] for line in path.read_text().splitlines()} == {"[[5]]"}
 
 
+def test_progress_counts_every_verdict_once_whether_asked_reminded_or_kept() -> None:
+    kept, told = KeptReplies(), list[int]()
+    with misbehaving_cloud(saying(lambda text: "[[6]]" if "nothing else" in text else "Six.")) as cloud:
+        grade(judge_at(cloud, kept), many(2))
+        grade(judge_at(cloud, kept), many(5), told.append)
+    assert sum(told) == 5 and len(told) == 4, "three as they came, two that were kept"
+
+
 def test_another_judge_or_another_answer_is_another_question(tmp_path: Path) -> None:
     kept = KeptReplies(tmp_path / "replies.jsonl")
     with misbehaving_cloud(saying("[[5]]")) as cloud, misbehaving_cloud(saying("[[6]]")) as other:
