@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.training import judge_agreement, mt_bench
+from edge_agent.errors import ConfigError
+from edge_agent.training import judge_agreement, judge_trust, mt_bench
+from edge_agent.training.judge import Judge, KeptReplies
 from edge_agent.training.judge_agreement import agreement
 from edge_agent.training.judge_protocols import Graded
 from edge_agent.training.judge_report import word_counts
+from edge_agent.training.relabelling import Sampler
 from tests.misbehaving_cloud import Request, Wire, misbehaving_cloud
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,10 @@ def grades_of(*by_question: tuple[float, float]) -> dict[Graded, float]:
         for i, both in enumerate(by_question)
         for model, value in zip(("weak", "strong"), both, strict=True)
     }
+
+
+def unused() -> Sampler:
+    raise AssertionError("nobody is to be asked")
 
 
 def noisy(recorded: dict[Graded, float], share: float) -> dict[Graded, float]:
@@ -127,6 +134,21 @@ def test_a_grade_that_six_judges_did_not_give_is_left_out() -> None:
     assert {kind: len(judges) for kind, judges in peers.items()} == {"no reference": 6, "reference": 6}
     values = [value for judges in peers.values() for grades in judges.values() for value in grades.values()]
     assert len(values) == 2 * 3924 - 1052 - 8 and min(values) == 1
+
+
+@pytest.mark.parametrize(("noise", "said"), [(0.0, "j is trusted: kappa 1.00 [1.00, 1.00]"), (1.0, "j is NOT trusted")])
+def test_what_was_found_of_a_judge_is_remembered_for_it_alone(tmp_path: Path, noise: float, said: str) -> None:
+    path, recorded = tmp_path / "new" / "judges.json", recorded_grades()
+    checked, another = (Judge("j", url, unused, KeptReplies()) for url in ("http://a", "http://b"))
+    judge_trust.remember(path, checked, agreement(noisy(recorded, noise), recorded, resamples=50), clock=lambda: 0.0)
+    assert said in judge_trust.recall(path, checked) and "1970-01-01" in judge_trust.recall(path, checked)
+    assert "was not checked" in judge_trust.recall(path, another)
+
+
+def test_a_file_of_something_else_is_not_what_is_known_of_judges(tmp_path: Path) -> None:
+    (tmp_path / "judges.json").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="expected what is known of judges"):
+        judge_trust.recall(tmp_path / "judges.json", Judge("j", "http://a", unused, KeptReplies()))
 
 
 # the tool
