@@ -54,7 +54,7 @@ def record(path: Path, routers: Sequence[tuple[str, str]], now_utc: str) -> list
     for name, digest in routers:
         if digest not in seen:
             new.setdefault(digest, Configuration(name, digest, now_utc))
-    if new:
+    if new or not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [asdict(entry) for entry in [*known, *new.values()]]
         write_file(path, json.dumps(rows, indent=1).encode() + b"\n")

@@ -61,10 +61,8 @@ trained, tuned or chosen on them.
 def page(report: Report) -> str:
     """The page, Markdown."""
     settings, count = report["settings"], report["configurations"]
-    routers = "no trained router was" if not count else "1 router was" if count == 1 else f"{count} routers were"
-    head = INTRODUCTION.format(
-        questions=QUESTIONS, resamples=settings["resamples"], configurations=routers[0].upper() + routers[1:]
-    )
+    scored = f"{_count(count, 'router')} {'was' if count == 1 else 'were'}" if count else "No trained router was"
+    head = INTRODUCTION.format(questions=QUESTIONS, resamples=settings["resamples"], configurations=scored)
     parts = [head, _summary(report), *(_set_section(one, settings) for one in report["sets"]), _end(report)]
     return "\n".join(part for part in parts if part)
 
@@ -128,8 +126,7 @@ def _set_section(one: Report, settings: Report) -> str:
     parts = [title, _main_table(one), _difference_table(one)]
     if one["n_groups"] > 1:
         parts.append(_within_table(one))
-    parts.append(_figures(one))
-    return "\n".join(parts)
+    return "\n".join(part for part in (*parts, _figures(one)) if part)
 
 
 def _facts(one: Report, settings: Report) -> str:
@@ -137,9 +134,9 @@ def _facts(one: Report, settings: Report) -> str:
     is_share = one["strong"] <= 1
     quality = [f"{100 * one[side]:.4f} %" if is_share else f"{one[side]:.4f}" for side in ("weak", "strong")]
     left_out = ", ".join(f"{count} {reason}" for reason, count in one["left_out"].items() if count)
-    local, cloud = (" / ".join(f"{price:g}" for price in settings[side]) for side in ("local", "cloud"))
+    local, cloud = (" / ".join(f"{price:g}" for price in settings[side].values()) for side in ("local", "cloud"))
     lines = [
-        f"{one['n']:,} questions in {one['n_groups']} groups{f' (left out: {left_out})' if left_out else ''}."
+        f"{one['n']:,} questions in {_count(one['n_groups'], 'group')}{f' (left out: {left_out})' if left_out else ''}."
         f" Weak: {weak}, {quality[0]}; strong: {strong}, {quality[1]}. The strong one is better on"
         f" {one['strong_better']:,}, the weak one on {one['weak_better']:,}, they are equal on {one['equal']:,}.",
         f"Always local costs ${one['cost_always_local']:.4g} for {QUESTIONS:,} questions, always cloud"
@@ -148,6 +145,10 @@ def _facts(one: Report, settings: Report) -> str:
         f"Origin: {one['origin']}.",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _main_table(one: Report) -> str:
