@@ -64,7 +64,8 @@ def agreement(questions: int | None, **chosen: Any) -> None:
         verdicts = judge_protocols.grade(judge, answered, bar)
         grades = {what: verdict.value for what, verdict in verdicts.items() if verdict.value is not None}
         found = agreement_of(grades, recorded, seed=chosen["seed"])
-        judge_trust.remember(trust_file(chosen), judge, found)
+        if questions is None:
+            judge_trust.remember(trust_file(chosen), judge, found)
     click.echo(f"{found.n} grades, {found.pairs} pairs of models; {missing(verdicts.values())}")
     click.echo(judge_report.agreement_table(found, recorded, answered, peers))
     click.echo(f"trusted: {'yes' if found.trusted else 'no'} (when {RULE})")
