@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.training import mt_bench
 from edge_agent.training.evaluation import Floats, Outcomes
+from edge_agent.training.judge_protocols import Graded
 from edge_agent.training.label_set import CARD, questions_of, read_label_set
 from edge_agent.training.questions import OWN
 
@@ -108,8 +110,7 @@ def read_published(data: Path) -> list[OutcomeSet]:
 
     :raises FileNotFoundError: naming the file and the setting.
     """
-    folder = data / "routellm"
-    return [read_mt_bench(folder), read_gsm8k(folder), read_mmlu(folder)]
+    return [read_mt_bench(data), read_gsm8k(data / "routellm"), read_mmlu(data / "routellm")]
 
 
 PUBLISHED_MODELS = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
@@ -150,25 +151,36 @@ def read_gsm8k(folder: Path) -> OutcomeSet:
     )  # fmt: skip
 
 
-def read_mt_bench(folder: Path) -> OutcomeSet:
+def read_mt_bench(data: Path) -> OutcomeSet:
     """MT-Bench; the text is the first turn, quality GPT-4's mean score of both turns, groups are categories."""
-    questions = list(_jsonl(folder / "mt_bench__question.jsonl"))
-    known = {row["eval_prompt"] for row in _jsonl(folder / "mt_bench__contaminated_prompts.jsonl")}
+    questions = list(_jsonl(data / "routellm" / "mt_bench__question.jsonl"))
+    known = {row["eval_prompt"] for row in _jsonl(data / "routellm" / "mt_bench__contaminated_prompts.jsonl")}
     kept = [question for question in questions if question["turns"][0] not in known]
-    scores: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for row in _csv(folder / "mt_bench_scores.csv"):
-        scores[row["model"], int(row["question_id"])].append(float(row["score"]))
+    grades, answered = mt_bench.read_judgements(data)
+    answers = {(one.model, one.question_id): one.answers for one in answered}
     ids = [question["question_id"] for question in kept]
-    weak, strong = (np.array([np.mean(scores[model, i]) for i in ids]) for model in PUBLISHED_MODELS)
+    weak, strong = (
+        np.array([np.mean([grades[Graded(i, turn, model)] for turn in (1, 2)]) for i in ids])
+        for model in PUBLISHED_MODELS
+    )
     groups = tuple(question["category"] for question in kept)
-    tokens = _mt_bench_tokens(folder / "mt_bench__judgements.jsonl", kept)
+    tokens = [
+        np.array([_two_turns(question["turns"], answers[model, question["question_id"]]) for question in kept])
+        for model in PUBLISHED_MODELS
+    ]
     return OutcomeSet(
         "MT-Bench", tuple(question["turns"][0] for question in kept), weak, strong, groups, PUBLISHED_MODELS,
-        tokens[PUBLISHED_MODELS[0]], tokens[PUBLISHED_MODELS[1]], ESTIMATED + ", both turns",
+        tokens[0], tokens[1], ESTIMATED + ", both turns",
         "questions: MT-Bench, Apache-2.0; answers and scores: lm-sys/RouteLLM, Apache-2.0",
         {"in RouteLLM's training data": len(questions) - len(kept)}, True,
         np.array([group in HARD_CATEGORIES for group in groups]),
     )  # fmt: skip
+
+
+def _two_turns(asked: Sequence[str], answered: Sequence[str]) -> tuple[float, float]:
+    """Tokens read and written; the second turn is asked with the first one and its answer."""
+    questions, answers = _tokens(asked), _tokens(answered)
+    return float(2 * questions[0] + answers[0] + questions[1]), float(answers.sum())
 
 
 def multiple_choice(prompt: str) -> str:
@@ -236,28 +248,6 @@ def _texts_and_tasks(rows: Sequence[Mapping[str, Any]], folder: Path) -> tuple[t
 
 def _message(error: Exception) -> str:
     return str(error.args[0]) if error.args else str(error)
-
-
-def _mt_bench_tokens(path: Path, questions: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
-    """Tokens read and written over both turns, by model; the second turn is asked with the first one's answer."""
-    answers = {
-        (row["model"], row["question_id"]): answers_of(row["user_prompt"])
-        for row in _jsonl(path)
-        if row["turn"] == 2  # its prompt holds both turns
-    }
-
-    def counts(model: str, question: Mapping[str, Any]) -> tuple[float, float]:
-        first, second = (_tokens([text])[0] for text in answers[model, question["question_id"]])
-        asked, again = (_tokens([text])[0] for text in question["turns"])
-        return asked + (asked + first + again), first + second
-
-    return {model: np.array([counts(model, question) for question in questions]) for model in PUBLISHED_MODELS}
-
-
-def answers_of(judge_prompt: str) -> tuple[str, str]:
-    """The two answers inside the prompt of MT-Bench's judge of two turns."""
-    parts = re.split(r"### (?:User|Assistant A):\n", judge_prompt)
-    return parts[2].strip(), parts[4].split("<|The End of Assistant A")[0].strip()
 
 
 def _right(rows: Sequence[Mapping[str, str]], name: str) -> Floats:
