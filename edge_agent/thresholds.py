@@ -16,6 +16,8 @@ from edge_agent.errors import ThresholdError
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["quality", "pgr"]
+Interval = tuple[float, float]
+_Figures = tuple[float | None, Interval | None, float | None, Interval | None]
 
 DECIMALS = 4
 """Thresholds have no more: what is printed is exactly what was measured."""
@@ -58,10 +60,10 @@ class Outcome:
     cost_per_day: float | None
     quality: float | None
     """Mean quality of the answers, as a share of what always asking the cloud gives."""
-    quality_95: tuple[float, float] | None
+    quality_95: Interval | None
     pgr: float | None
     """Part of the gap in quality between the two models that is recovered."""
-    pgr_95: tuple[float, float] | None
+    pgr_95: Interval | None
 
 
 def by_cloud_share(scores: Floats, share: float) -> float:
@@ -117,9 +119,10 @@ def outcomes(
     costs: Sequence[float | None] = [None] * len(thresholds)
     if traffic and traffic.costs is not None:
         costs = _costs_per_day(traffic, np.array(thresholds)).tolist()
+    qualities = _quality_figures(labelled, thresholds, seed) if labelled else [(None, None, None, None)] * len(shares)
     return [
-        Outcome(threshold, share, cost, *(_quality_figures(labelled, threshold, seed) if labelled else [None] * 4))
-        for threshold, share, cost in zip(thresholds, shares.tolist(), costs, strict=True)
+        Outcome(threshold, share, cost, *figures)
+        for threshold, share, cost, figures in zip(thresholds, shares.tolist(), costs, qualities, strict=True)
     ]
 
 
@@ -166,23 +169,25 @@ def _measure(measure: Measure, routed: Floats, local: Floats, cloud: Floats) -> 
     return np.where(whole > TINY, part / np.where(whole > TINY, whole, 1.0), np.nan)
 
 
-def _quality_figures(
-    labelled: Labelled, threshold: float, seed: int
-) -> tuple[float | None, tuple[float, float] | None, float | None, tuple[float, float] | None]:
-    """Quality and PGR, each with its 95 % bootstrap interval; the same seed resamples the same questions."""
-    draw = np.random.default_rng(seed)
-    n = len(labelled.scores)
-    routed = np.where(labelled.scores >= threshold, labelled.cloud, labelled.local)
-    columns = np.column_stack([routed, labelled.local, labelled.cloud])
-    means = np.array([columns[draw.integers(0, n, n)].mean(axis=0) for _ in range(RESAMPLES)])
-    return *_figure("quality", columns, means), *_figure("pgr", columns, means)
+def _quality_figures(labelled: Labelled, thresholds: Sequence[float], seed: int) -> list[_Figures]:
+    """Quality and PGR of each threshold, each with its 95 % bootstrap interval; all see the same resamples."""
+    draw, n = np.random.default_rng(seed), len(labelled.scores)
+    above = labelled.scores[:, None] >= np.array(thresholds)
+    routed = np.where(above, labelled.cloud[:, None], labelled.local[:, None])
+    columns = np.column_stack([routed, labelled.local, labelled.cloud])  # (n, thresholds + 2)
+    counts = (np.bincount(draw.integers(0, n, n), minlength=n) for _ in range(RESAMPLES))
+    means = np.array([columns.mean(axis=0), *(count @ columns / n for count in counts)])
+    return [
+        (*_figure("quality", means[:, [i, -2, -1]]), *_figure("pgr", means[:, [i, -2, -1]]))
+        for i in range(len(thresholds))
+    ]
 
 
-def _figure(measure: Measure, columns: Floats, means: Floats) -> tuple[float | None, tuple[float, float] | None]:
-    """A measure and its interval; resamples where it has no value are left out."""
-    value = float(_measure(measure, *columns.mean(axis=0)))
-    values = _measure(measure, *means.T)
-    if np.isnan(value) or np.isnan(values).all():
+def _figure(measure: Measure, means: Floats) -> tuple[float | None, Interval | None]:
+    """A measure, from the first row, and its interval; resamples where it has no value are left out."""
+    value, *resampled = _measure(measure, *means.T).tolist()
+    known = [other for other in resampled if not np.isnan(other)]
+    if np.isnan(value) or not known:
         return None, None
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return value, (float(low), float(high))
