@@ -1,6 +1,7 @@
 """What a judge is asked, and how its reply is read: grades, pairs, and the best of several. Asks nobody.
 
-A reply without one clear verdict is refused (`Unreadable`): nothing is guessed from it.
+A reply without one clear verdict is refused (`Unreadable`): nothing is guessed from it. No prompt has an example that
+is a verdict: a small model repeats it, whatever it is shown.
 """
 
 from __future__ import annotations
@@ -73,11 +74,11 @@ def ask_grade(task: Turns, answers: Sequence[str], turn: int) -> Asking[float]:
     which = "the assistant's answer" if turn == 1 else "the assistant's answer to the last question"
     system = (
         f"You are a strict and fair examiner. Grade {which} from 1 (wrong or useless) to 10 (hard to better). "
-        f"{_rules(shown)} Give your reasons in a few sentences, then end with the grade alone in double square "
-        "brackets, such as [[5]]."
+        f"{_rules(shown)} Give your reasons in a few sentences, then end with the grade in double square "
+        "brackets: [[GRADE]], where GRADE is your number."
     )
     material = [*_references(shown), *_conversation(shown, answers[:turn], "")]
-    return _asking(system, material, read_grade, "End with one grade from 1 to 10, such as [[5]], and nothing else.")
+    return _asking(system, material, read_grade, "End with your number from 1 to 10 in double square brackets.")
 
 
 def ask_pick(task: Turns, first: Sequence[str], second: Sequence[str], turn: int) -> Asking[Pick]:
@@ -100,11 +101,11 @@ def ask_best(question: str, truth: str, answers: Sequence[str]) -> Asking[frozen
         "You are an examiner of mathematics. You are shown a problem, its right solution, and the solutions of "
         f"{len(answers)} models. Find the best: first by the correctness of the result, then by how precise the "
         "reasoning is. Where several are equally good, name all of them. "
-        f"{_MATERIAL} Explain nothing. Reply with names alone, such as: LLM 1 and LLM 3"
+        f"{_MATERIAL} Explain nothing. Reply with names alone, in this form: LLM X and LLM Y"
     )
     material = [_tagged("problem", question), _tagged("right_solution", truth)]
     material += [_tagged(f"LLM_{number}", answer) for number, answer in enumerate(answers, start=1)]
-    reminder = "Reply with the names of the best alone, such as: LLM 1 and LLM 3"
+    reminder = "Reply with the names of the best alone, in this form: LLM X and LLM Y"
     return _asking(system, material, lambda reply: read_best(reply, len(answers)), reminder)
 
 

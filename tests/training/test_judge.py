@@ -13,7 +13,17 @@ import pytest
 
 from edge_agent.errors import CloudRejected, CloudUnavailable, ConfigError
 from edge_agent.training.judge import Judge, KeptReplies, Verdict
-from edge_agent.training.judge_prompts import Turns, Unreadable, ask_grade, read_best, read_grade, read_pick
+from edge_agent.training.judge_prompts import (
+    Asking,
+    Turns,
+    Unreadable,
+    ask_best,
+    ask_grade,
+    ask_pick,
+    read_best,
+    read_grade,
+    read_pick,
+)
 from edge_agent.training.judge_protocols import (
     Answered,
     Best,
@@ -118,6 +128,21 @@ def test_a_reply_without_one_clear_grade_is_refused(reply: str, kind: str) -> No
     assert refused.value.kind == kind
 
 
+@pytest.mark.parametrize(
+    "asking",
+    [
+        ask_grade(TASK, ("4", "6"), 1),
+        ask_pick(TASK, ("4", "6"), ("5", "6"), 2),
+        ask_best("2 + 2?", "4", ["4", "5", "6"]),
+    ],
+)
+def test_a_judge_who_repeats_what_it_was_told_has_said_nothing(asking: Asking[Any]) -> None:
+    system = asking.prompt.messages[0].content
+    for told in (system, asking.reminder, system.rpartition(": ")[2], asking.reminder.rpartition(": ")[2]):
+        with pytest.raises(Unreadable):
+            asking.read(told)
+
+
 # what the judge does wrong
 
 
@@ -136,14 +161,12 @@ def test_a_judge_who_answers_nonsense_is_refused_after_one_reminder_each(server:
         with pytest.raises(CloudRejected, match=rf"2 of 2 verdicts are missing.*\({kind}\).*not usable as a judge"):
             grade(judge_at(cloud, concurrency=1), many(2))
         asked = [request.json["messages"][-1]["content"] for request in cloud.requests]
-    reminded = [
-        text for text in asked if text.endswith("End with one grade from 1 to 10, such as [[5]], and nothing else.")
-    ]
+    reminded = [text for text in asked if text.endswith("End with your number from 1 to 10 in double square brackets.")]
     assert len(reminded) == 2 and len(set(asked)) == 4
 
 
 def test_one_reminder_may_help() -> None:
-    with misbehaving_cloud(saying(lambda text: "[[6]]" if "nothing else" in text else "Six.")) as cloud:
+    with misbehaving_cloud(saying(lambda text: "[[6]]" if "End with" in text else "Six.")) as cloud:
         found = grade(judge_at(cloud), many(3))
     assert [verdict.value for verdict in found.values()] == [6, 6, 6]
 
@@ -223,7 +246,7 @@ def test_a_rerun_asks_nobody(tmp_path: Path) -> None:
 
 def test_progress_counts_every_verdict_once_whether_asked_reminded_or_kept() -> None:
     kept, told = KeptReplies(), list[int]()
-    with misbehaving_cloud(saying(lambda text: "[[6]]" if "nothing else" in text else "Six.")) as cloud:
+    with misbehaving_cloud(saying(lambda text: "[[6]]" if "End with" in text else "Six.")) as cloud:
         grade(judge_at(cloud, kept), many(2))
         grade(judge_at(cloud, kept), many(5), told.append)
     assert sum(told) == 5 and len(told) == 4, "three as they came, two that were kept"
