@@ -72,6 +72,10 @@ class _Source:
         except ThresholdError:
             return None
 
+    def scores(self) -> Any:
+        """Of the questions that cloud shares are about."""
+        return self.labels.scores if self.labels else self.traffic().scores
+
     def facts(self) -> dict[str, Any]:
         """Where the figures come from, for people and programs."""
         read = {"router": self.card.version, "log_questions": len(self.past), "left_out": self.left_out}
@@ -174,29 +178,20 @@ def _read_labels(directory: Path, bundle: Path, split: str) -> tuple[Labelled, s
 
 def _by_score(source: _Source, where: Where, goal: str, wanted: float, as_json: bool) -> None:
     from edge_agent.threshold_lines import score_lines
-    from edge_agent.thresholds import by_cloud_share, by_money, by_quality, outcomes, shown_beside
+    from edge_agent.thresholds import outcomes, shown_beside
 
-    labelled = source.labelled() if goal in ("quality", "pgr") else source.try_labelled()
-    from_set = source.labels is not None
-    traffic = source.try_traffic() if from_set or goal in ("quality", "pgr") else source.traffic()
-    scores = labelled.scores if labelled and (from_set or traffic is None) else traffic.scores  # type: ignore[union-attr]
-    if goal == "cloud_share":
-        chosen = by_cloud_share(scores, wanted)
-    elif goal == "money_per_day":
-        chosen = by_money(source.traffic(), wanted)
-    else:
-        assert labelled
-        chosen = by_quality(labelled, wanted, "pgr" if goal == "pgr" else "quality")
+    chosen = _chosen(source, goal, wanted)
+    traffic, labelled, week = source.try_traffic(), source.try_labelled(), source.try_traffic(_WEEK_DAYS)
+    scores = source.scores()
     configured = where.settings().router.threshold
     now = source.card.threshold if configured is None else configured
     shown = sorted({*shown_beside(chosen, scores), now})
-    week = source.try_traffic(_WEEK_DAYS)
     rows = [
-        asdict(outcome) | {"chosen": outcome.threshold == chosen, "now": outcome.threshold == now}
+        asdict(outcome)
+        | {"chosen": outcome.threshold == chosen, "now": outcome.threshold == now}
+        | {"last_week": _last_week(week, outcome.threshold)}
         for outcome in outcomes(shown, scores, traffic, labelled)
     ]
-    for row in rows:
-        row["last_week"] = _last_week(week, row["threshold"])
     facts = {
         "goal": {goal: wanted},
         **source.facts(),
@@ -206,6 +201,16 @@ def _by_score(source: _Source, where: Where, goal: str, wanted: float, as_json: 
         "config": {"router": {"threshold": chosen}},
     }
     print_value(facts, as_json, lambda: score_lines(facts))
+
+
+def _chosen(source: _Source, goal: str, wanted: float) -> float:
+    from edge_agent.thresholds import by_cloud_share, by_money, by_quality
+
+    if goal == "cloud_share":
+        return by_cloud_share(source.scores(), wanted)
+    if goal == "money_per_day":
+        return by_money(source.traffic(), wanted)
+    return by_quality(source.labelled(), wanted, "pgr" if goal == "pgr" else "quality")
 
 
 def _last_week(week: Traffic | None, threshold: float) -> dict[str, Any] | None:
@@ -236,6 +241,7 @@ def _guarantee(source: _Source, where: Where, alpha: float, delta: float | None,
     bundle = _write(source.bundle, made) if write else None
     facts = {
         **source.facts(),
+        "labels_from": "ratings" if source.labels is None else "label set",
         "guarantee": made.to_card(),
         "steps": looked_at,
         "last_week": _last_week_accepted(source, made.threshold),

@@ -32,6 +32,8 @@ def guarantee_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from _table(header, [_step_cells(step, made["threshold"]) for step in shown])
     yield ""
     yield _promise(made)
+    if facts["labels_from"] == "ratings":
+        yield "it holds for questions like the rated ones: were answers rated as they came, or mostly the bad ones?"
     if week := facts["last_week"]:
         yield f"last week: {week['escalated']} of {week['questions']} questions would have gone to the cloud"
     yield "valid for: " + ", ".join(f"{name.removesuffix('_sha256')} {v[:12]}" for name, v in _valid_for(made).items())

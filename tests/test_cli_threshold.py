@@ -300,7 +300,7 @@ def test_a_guarantee_takes_more_labels_than_a_handful(device: Device) -> None:
 # A label set
 
 
-def label_set(device: Device, directory: Path, *, local_sha256: str | None = None) -> Path:
+def label_set(device: Device, directory: Path, *, local_sha256: str | None = None, all_right: bool = False) -> Path:
     """120 graded questions, easy and hard, in the test split, and 20 in dev."""
     from edge_agent.training.label_set import router_inputs, write_label_set
 
@@ -311,7 +311,7 @@ def label_set(device: Device, directory: Path, *, local_sha256: str | None = Non
     for i in range(140):
         hard = i % 3 == 0
         text = f"a hard one {i}" if hard else f"turn on light {i}"
-        graded = {"correct_local": not hard and i % 40 != 1, "correct_cloud": i % 20 != 0}
+        graded = {"correct_local": all_right or (not hard and i % 40 != 1), "correct_cloud": i % 20 != 0}
         rows.append({
             "query_id": f"q{i}", "dataset": "own", "split": "test" if i < 120 else "dev", "text": text,
             "insufficient": False, "strong_wins": 1.0, "entropy_local": 0.1, "entropy_cloud": 0.1, **graded,
@@ -329,6 +329,13 @@ def test_quality_from_a_label_set_without_a_log(device: Device, tmp_path: Path) 
     assert 0.9 < shown["config"]["router"]["threshold"] < 1 and 0.3 < shown["chosen"]["cloud_share"] <= 1 / 3
     assert shown["chosen"]["last_week"] is None and shown["chosen"]["cost_per_day"] is None
     assert device.run("--cloud-share", "1", "--labels", str(labels), "--split", "dev").value["labels"] == 20
+
+
+def test_a_share_of_a_label_set_whose_answers_are_all_right(device: Device, tmp_path: Path) -> None:
+    labels = label_set(device, tmp_path / "set", all_right=True)
+    shown = device.run("--cloud-share", ".5", "--labels", str(labels)).value
+    assert shown["chosen"]["cloud_share"] <= 0.5 and shown["chosen"]["quality"] is None and shown["labels"] == 0
+    assert "all 120 labelled local answers are good" in device.run("--quality", ".9", "--labels", str(labels)).err
 
 
 def test_a_label_set_beside_a_log_shows_what_last_week_would_have_been(device: Device, tmp_path: Path) -> None:
