@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ SELECT exchanges.*, rating FROM exchanges
 LEFT JOIN (SELECT exchange_id, rating, max(seq) FROM feedback GROUP BY exchange_id) ON exchange_id = id
 WHERE shadow_router_version IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND created_utc >= ?
 ORDER BY exchanges.seq
+"""
+
+_WITH_RATINGS = """
+SELECT {columns}, rating FROM exchanges
+LEFT JOIN (SELECT exchange_id, rating, max(seq) FROM feedback GROUP BY exchange_id) ON exchange_id = id
+WHERE NOT private AND created_utc BETWEEN ? AND ? ORDER BY exchanges.seq
 """
 
 _SENDABLE = {
@@ -101,6 +107,14 @@ class LogReader:
             if "shadow_score" not in {row["name"] for row in connection.execute("PRAGMA table_info(exchanges)")}:
                 return []  # of an older version
             return [_readable(row) for row in connection.execute(_SCORED_TWICE, [since_utc or ""])]
+
+    def with_ratings(self, columns: Sequence[str], since_utc: str, until_utc: str) -> list[Row]:
+        """These columns of all exchanges of a time that are not private, oldest first, with their last `rating`."""
+        with self._named_errors(), closing(self.connect()) as connection:
+            there = {row["name"] for row in connection.execute("PRAGMA table_info(exchanges)")}
+            known = [name if name in there else f"NULL AS {name}" for name in columns]  # of an older version
+            query = _WITH_RATINGS.format(columns=", ".join(known))
+            return [dict(row) for row in connection.execute(query, [since_utc, until_utc])]
 
     def conversation(self, row: Row) -> list[Row]:
         """All messages of the request behind a row, those the parents hold included, as far as they are still there."""

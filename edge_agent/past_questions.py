@@ -7,8 +7,7 @@ that the local model could have answered. Ratings of local answers are the only 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 
 import numpy as np
@@ -22,16 +21,6 @@ Floats = npt.NDArray[np.float64]
 
 _LOCAL_CANNOT = ("context_exceeded", "local_incapable", "local_unavailable")
 _DAY_S = 86_400.0
-_COLUMNS = (
-    "created_utc", "wish", "route", "reason", "score", "acceptable", "router_version", "model",
-    "input_tokens", "output_tokens",
-)  # fmt: skip
-_QUERY = """
-SELECT {columns}, rating FROM exchanges
-LEFT JOIN (SELECT exchange_id, rating, max(seq) FROM feedback GROUP BY exchange_id) ON exchange_id = id
-WHERE NOT private AND created_utc BETWEEN ? AND ? ORDER BY seq
-"""
-"""What people said last of an answer counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +38,7 @@ class PastQuestion:
     input_tokens: int | None
     output_tokens: int | None
     rating: str | None
-    """good, bad or None: never rated."""
+    """What people said last: good, bad or None."""
 
     @property
     def decided(self) -> bool:
@@ -67,11 +56,8 @@ class Prices:
 
 def read_past(log: LogReader, since_utc: str, until_utc: str) -> list[PastQuestion]:
     """The questions of a time that are not private, in the order of arrival. :raises LogError: without a log."""
-    with closing(log.connect()) as connection:
-        there = {row["name"] for row in connection.execute("PRAGMA table_info(exchanges)")}
-        columns = ", ".join(name if name in there else f"NULL AS {name}" for name in _COLUMNS)  # of an older log
-        rows = connection.execute(_QUERY.format(columns=columns), [since_utc, until_utc]).fetchall()
-    return [PastQuestion(**dict(row)) for row in rows]
+    columns = [field.name for field in fields(PastQuestion) if field.name != "rating"]
+    return [PastQuestion(**row) for row in log.with_ratings(columns, since_utc, until_utc)]
 
 
 def of_router(past: Sequence[PastQuestion], version: str) -> tuple[list[PastQuestion], dict[str, int]]:

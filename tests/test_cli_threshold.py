@@ -438,3 +438,21 @@ def test_without_the_training_extra_the_error_names_it(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     shown = device.run("--quality", ".9", "--labels", str(tmp_path))
     assert shown.code == 1 and "pip install 'edge-agent[training]'" in shown.err
+
+
+def test_a_damaged_log_is_told(device: Device) -> None:
+    hundred(device.log)
+    device.log.write_bytes(device.log.read_bytes()[:8192] + b"x" * 8192)
+    for beside in device.log.parent.glob("log.db-*"):
+        beside.unlink()
+    shown = device.run("--cloud-share", ".2")
+    assert shown.code == 1 and "cannot be read as a decision log" in shown.err
+
+
+def test_a_log_of_an_older_version_has_scores_but_no_second_head(device: Device) -> None:
+    ids = hundred(device.log)
+    rate(device.log, ids, ["good", "bad"] * 50)
+    with closing(open_for_writing(device.log)) as connection, connection:
+        connection.execute("ALTER TABLE exchanges DROP COLUMN acceptable")
+    assert device.run("--cloud-share", ".2").value["config"]["router"]["threshold"] == 0.81
+    assert "none of the 100 rated local answers has an estimate" in device.run("--max-local-error", ".1").err
