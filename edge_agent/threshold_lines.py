@@ -36,7 +36,7 @@ def guarantee_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "it holds for questions like the rated ones: were answers rated as they came, or mostly the bad ones?"
     if week := facts["last_week"]:
         yield f"last week: {week['escalated']} of {week['questions']} questions would have gone to the cloud"
-    yield "valid for: " + ", ".join(f"{name.removesuffix('_sha256')} {v[:12]}" for name, v in _valid_for(made).items())
+    yield "valid for: " + ", ".join(f"{_word(name)} {value[:19]}" for name, value in made["valid_for"].items())
     if facts["bundle"]:
         yield f"written: {facts['bundle']}; `current` is what it was; docs/publishing.md says how to publish it"
     else:
@@ -57,9 +57,8 @@ def _promise(made: Mapping[str, Any]) -> str:
     )
 
 
-def _valid_for(made: Mapping[str, Any]) -> Mapping[str, str]:
-    found: Mapping[str, str] = made["valid_for"]
-    return found
+def _word(name: str) -> str:
+    return name.removesuffix("_sha256").replace("_", " ")
 
 
 def _origin(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -83,13 +82,13 @@ def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         ("*" if row["chosen"] else "") + ("+" if row["now"] else ""),
         f"{row['threshold']:g}",
         f"{row['cloud_share']:.1%}",
-        _number(row["cost_per_day"]),
+        _money(row["cost_per_day"]),
         _number(row["quality"]),
         _interval(row["quality_95"]),
         _number(row["pgr"]),
         _interval(row["pgr_95"]),
         str(week["escalated"]) if week else "-",
-        _number(week.get("cost")),
+        _money(week.get("cost")),
     )
 
 
@@ -101,11 +100,15 @@ def _step_cells(step: Mapping[str, Any], chosen: float) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _interval(pair: Sequence[float] | None) -> str:
-    return "-" if pair is None or pair[0] != pair[0] else f"{pair[0]:.3f} to {pair[1]:.3f}"
+    return "-" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
