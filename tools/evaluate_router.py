@@ -17,10 +17,14 @@ from edge_agent.errors import RouterError
 from edge_agent.router import Encoder, RouterModel
 from edge_agent.training import evaluation_run as run
 from edge_agent.training import outcomes
+from edge_agent.training.candidates import candidates as train
+from edge_agent.training.embeddings import features_of
 from edge_agent.training.evaluation_ledger import fingerprint
 from edge_agent.training.evaluation_page import TITLES
 from edge_agent.training.evaluation_report import Router, Settings
-from edge_agent.training.router_training import features_of
+
+PARTS, PART_HEAD = (0.125, 0.25, 0.5), "logreg"
+"""Shares of the samples, and the head, of the figure of quality against samples."""
 
 
 def main() -> None:
@@ -51,6 +55,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, default=data, help="data folder; default $EDGE_AGENT_DATA or ../shared/data")
     add("--labels", type=Path, default=Path("label_sets/qwen2.5-coder-0.5b-1.5b"), help="label set of our own pair")
+    add("--preferences", type=Path, help="label set of another pair, whose correctness stands for preferences")
     add("--split", default="test", choices=["train", "dev", "test"], help="of the label set; default test")
     add("--bundle", type=Path, default=Path("router_models/current"), help="the shipped router; default %(default)s")
     add("--routers", default="all", choices=["all", "shipped", "none"], help="which trained routers; default all")
@@ -82,16 +87,24 @@ def routers(chosen: argparse.Namespace) -> tuple[list[run.Scorer], Callable[[Seq
     )
     scorers = [run.Scorer(shipped, lambda features: model.heads(features[:, columns])["score"])]
     if chosen.routers == "all":
-        scorers += candidates(chosen.labels, encoder.dimension + len(text_features.NAMES))
+        scorers += candidates(chosen, directory.name, encoder.dimension + len(text_features.NAMES))
     return scorers, lambda texts: features_of(encoder, texts, cache=xdg_dir("cache"), name=directory.name)
 
 
-def candidates(labels: Path, n_features: int) -> list[run.Scorer]:
-    from edge_agent.training.candidates import candidates as train
-
+def candidates(chosen: argparse.Namespace, encoder: str, n_features: int) -> list[run.Scorer]:
+    """Every label source with every head on all samples; and one head on parts of them."""
+    whole = train(chosen.labels, encoder, preferences=chosen.preferences, seed=chosen.seed)
+    made = [(c, c.name, False) for c in whole]
+    for part in PARTS:
+        n = round(part * max(c.n_train for c in whole))
+        some = train(chosen.labels, encoder, preferences=chosen.preferences, seed=chosen.seed, n_train=n)
+        made += [(c, f"{c.name}, {c.n_train} samples", True) for c in some if c.head == PART_HEAD]
     return [
-        run.Scorer(Router(c.name, c.label_source, c.head, c.n_train, fingerprint(c.scores, n_features)), c.scores)
-        for c in train(labels)
+        run.Scorer(
+            Router(name, c.label_source, c.head, c.n_train, fingerprint(c.scores, n_features), is_partial=is_partial),
+            c.scores,
+        )
+        for c, name, is_partial in made
     ]
 
 
@@ -115,8 +128,5 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError, LookupError, RouterError) as error:
-        sys.exit(
-            f"evaluate_router: {error.args[0] if error.args else error}"
-            if isinstance(error, LookupError)
-            else f"evaluate_router: {error}"
-        )
+        told = error.args[0] if isinstance(error, LookupError) and error.args else error  # KeyError quotes its message
+        sys.exit(f"evaluate_router: {told}")

@@ -84,17 +84,8 @@ def slug(name: str) -> str:
 
 
 def shown(rows: Sequence[Report]) -> list[Report]:
-    """Baselines, and of each label source and head the one with the most training samples."""
-    most: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if "head" in row and not row["is_shipped"]:
-            key = (row["label_source"], row["head"])
-            most[key] = max(most.get(key, 0), row["n_train"])
-    return [
-        row
-        for row in rows
-        if "head" not in row or row["is_shipped"] or row["n_train"] == most[row["label_source"], row["head"]]
-    ]
+    """Baselines, and the routers that were trained on all samples there are."""
+    return [row for row in rows if not row.get("is_partial")]
 
 
 def _summary(report: Report) -> str:

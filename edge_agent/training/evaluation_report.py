@@ -51,6 +51,8 @@ class Router:
     sha256: str
     """evaluation_ledger.fingerprint"""
     is_shipped: bool = False
+    is_partial: bool = False
+    """Trained on some of the samples there are: for the figure of quality against samples, on unpublished sets only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def _row(
     row: dict[str, Any] = {"name": name, "figures": {figure: _summary(figure, values[figure]) for figure in FIGURES}}
     if router:
         kind = {"label_source": router.label_source, "head": router.head, "n_train": router.n_train}
-        row |= kind | {"sha256": router.sha256, "is_shipped": router.is_shipped}
+        row |= kind | {"sha256": router.sha256, "is_shipped": router.is_shipped, "is_partial": router.is_partial}
     over = {bar: {f: _summary(f, values[f] - of[f]) for f in FIGURES} for bar, of in bars.items()}
     return row | {"over": over}
 

@@ -65,11 +65,12 @@ def evaluate(
     """
     folder = docs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    whole = [one for one in scorers if not one.router.is_partial]
     if any(one.is_published for one in sets):
-        record(folder / LEDGER, [(one.router.name, one.router.sha256) for one in scorers], now_utc)
+        record(folder / LEDGER, [(one.router.name, one.router.sha256) for one in whole], now_utc)
     found = {}
     for one in sets:
-        scores = _scores(one, scorers, features)
+        scores = _scores(one, whole if one.is_published else scorers, features)
         found[one.name] = report(one, scores, settings, progress=lambda row, one=one: progress(f"{one.name}: {row}"))  # type: ignore[misc]
         for name, data in _figures(one, scores, found[one.name], settings).items():
             write_file(folder / name, data)
@@ -153,7 +154,7 @@ def _drawn(
     for router, score in sorted(
         scores, key=lambda pair: (pair[0].head not in [s.head for s in shipped], -pair[0].n_train)
     ):
-        if not router.is_shipped:
+        if not (router.is_shipped or router.is_partial):
             by_source.setdefault(router.label_source, (router, score))
     free = baselines(outcomes)
     bars = {found["bars"][bar]: free[found["bars"][bar]] for bar in BARS}
