@@ -50,7 +50,7 @@ excludes zero.
 groups apart gains nothing.
 
 **The bars.** Counting the words of the prompt, and asking whether it is maths, code or reasoning (by patterns written
-by hand, `edge_agent/training/task_types.py`), each in the direction that is better in hindsight. A router that does
+by hand, `edge_agent/task_type.py`), each in the direction that is better in hindsight. A router that does
 not beat them is decoration.
 
 **Selection.** {configurations} ever scored on the published sets ([ledger](evaluation/ledger.json)). Nothing is

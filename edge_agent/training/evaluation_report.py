@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.task_type import task_type
+from edge_agent.text_features import excerpt
 from edge_agent.training.calibration import brier, ece
 from edge_agent.training.evaluation import (
     FIGURES,
@@ -24,7 +26,6 @@ from edge_agent.training.evaluation import (
     resample_weights,
 )
 from edge_agent.training.outcomes import OutcomeSet, Price
-from edge_agent.training.task_types import is_hard
 
 COSTS = ("cost50", "cost80")
 QUESTIONS = 1000
@@ -70,7 +71,7 @@ class Settings:
 def baselines(outcomes: OutcomeSet) -> dict[str, Floats]:
     """Scores that need no training, by name; higher goes to the cloud first."""
     words = np.array([float(len(text.split())) for text in outcomes.texts])
-    hard = np.array([float(is_hard(text)) for text in outcomes.texts])
+    hard = np.array([float(task_type(excerpt(text)) != "other") for text in outcomes.texts])
     found = {
         ORACLE: outcomes.strong - outcomes.weak,
         MORE_WORDS: words,

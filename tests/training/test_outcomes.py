@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent.task_type import task_type
 from edge_agent.training.evaluation import apgr, cpt, interval, pgr_curve, random_apgr_sd, random_figures
 from edge_agent.training.outcomes import (
     OutcomeSet,
@@ -18,7 +19,6 @@ from edge_agent.training.outcomes import (
     read_published,
     without_generated,
 )
-from edge_agent.training.task_types import task_type
 from tests.training.outcome_files import N_GSM8K, N_MMLU, N_MT_BENCH, N_OWN, N_PUBLIC, write_data, write_labels
 
 ROOT = Path(__file__).parents[2]
