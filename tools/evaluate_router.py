@@ -39,9 +39,8 @@ def main() -> None:
         own = outcomes.read_labels(chosen.labels, chosen.data, split=chosen.split)
         sets += [own, outcomes.without_generated(own)]
     scorers, features = routers(chosen)
-    settings = Settings(
-        chosen.resamples, chosen.seed, outcomes.Price(*chosen.local_price), outcomes.Price(*chosen.cloud_price)
-    )
+    local, device, cloud = (outcomes.Price(*p) for p in (chosen.local_price, chosen.device_price, chosen.cloud_price))
+    settings = Settings(chosen.resamples, chosen.seed, local, device, cloud)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     numbers = run.evaluate(sets, scorers, features, chosen.docs, settings, now_utc=now, progress=tell)
     print(table(numbers, {one.name for one in sets}))
@@ -67,6 +66,7 @@ def parse() -> argparse.Namespace:
     price = {"nargs": 2, "type": float, "metavar": ("READ", "WRITTEN")}
     dollars = "US dollars for a million tokens; default %(default)s"
     add("--local-price", default=(prices.local.read, prices.local.written), help=dollars, **price)
+    add("--device-price", default=(prices.device.read, prices.device.written), help=dollars, **price)
     add("--cloud-price", default=(prices.cloud.read, prices.cloud.written), help=dollars, **price)
     return parser.parse_args()
 

@@ -177,17 +177,6 @@ def random_band(weak: Floats, strong: Floats, *, routers: int = 1000, seed: int 
     return interval(random_figures(Outcomes(weak, strong), routers=routers, seed=seed, names=["apgr"])["apgr"])
 
 
-def apgr_metric(score: Floats, weak: Floats, strong: Floats) -> Metric:
-    """APGR as a metric for `bootstrap`: NaN for a resample in which the strong model is not better."""
-
-    def metric(rows: npt.NDArray[np.intp]) -> float:
-        if np.sum(strong[rows] - weak[rows]) <= TINY:
-            return float("nan")
-        return apgr(pgr_curve(score[rows], weak[rows], strong[rows]))
-
-    return metric
-
-
 def routing_figures(
     score: Floats, words: Floats, weak: Floats, strong: Floats, cloud_wins: Floats, *, threshold: float
 ) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def page(report: Report) -> str:
     settings, count = report["settings"], report["configurations"]
     scored = f"{_count(count, 'router')} {'was' if count == 1 else 'were'}" if count else "No trained router was"
     head = INTRODUCTION.format(questions=QUESTIONS, resamples=settings["resamples"], configurations=scored)
-    parts = [head, _summary(report), *(_set_section(one, settings) for one in report["sets"]), _end(report)]
+    parts = [head, _summary(report), *(_set_section(one) for one in report["sets"]), _end(report)]
     return "\n".join(part for part in parts if part)
 
 
@@ -110,8 +110,8 @@ def _summary(report: Report) -> str:
     return f"## The shipped router\n\n{_table(header, rows)}"
 
 
-def _set_section(one: Report, settings: Report) -> str:
-    title = f"## {one['name']}\n\n{_facts(one, settings)}"
+def _set_section(one: Report) -> str:
+    title = f"## {one['name']}\n\n{_facts(one)}"
     if one["unusable"]:
         return f"{title}\nNo figures: {one['unusable']}.\n"
     parts = [title, _main_table(one), _difference_table(one)]
@@ -120,12 +120,12 @@ def _set_section(one: Report, settings: Report) -> str:
     return "\n".join(part for part in (*parts, _figures(one)) if part)
 
 
-def _facts(one: Report, settings: Report) -> str:
+def _facts(one: Report) -> str:
     weak, strong = one["models"]
     is_share = one["strong"] <= 1
     quality = [f"{100 * one[side]:.4f} %" if is_share else f"{one[side]:.4f}" for side in ("weak", "strong")]
     left_out = ", ".join(f"{count} {reason}" for reason, count in one["left_out"].items() if count)
-    local, cloud = (" / ".join(f"{price:g}" for price in settings[side].values()) for side in ("local", "cloud"))
+    local, cloud = (" / ".join(f"{price:g}" for price in prices) for prices in one["prices"])
     lines = [
         f"{one['n']:,} questions in {_count(one['n_groups'], 'group')}{f' (left out: {left_out})' if left_out else ''}."
         f" Weak: {weak}, {quality[0]}; strong: {strong}, {quality[1]}. The strong one is better on"

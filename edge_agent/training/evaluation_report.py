@@ -63,7 +63,9 @@ class Settings:
     resamples: int = 1000
     seed: int = 0
     local: Price = Price(0.24, 0.24)
-    """Mixtral 8x7B, as in arXiv 2406.18665."""
+    """Of the published sets' weak model: Mixtral 8x7B, as in arXiv 2406.18665."""
+    device: Price = Price(0.0, 0.0)
+    """Of our own weak model, which runs on the device; electricity is not counted."""
     cloud: Price = Price(10.0, 30.0)
     """GPT-4 (1106-preview), US dollars."""
 
@@ -98,8 +100,9 @@ def report(
     :param scores: routers with their scores of the set's questions, higher goes to the cloud.
     :param progress: called with the name of each row before it is computed.
     """
-    numbers = outcomes.outcomes(settings.local, settings.cloud)
-    facts = _facts(outcomes, numbers)
+    prices = (settings.local if outcomes.is_published else settings.device, settings.cloud)
+    numbers = outcomes.outcomes(*prices)
+    facts = _facts(outcomes, numbers) | {"prices": [[price.read, price.written] for price in prices]}
     if numbers.unusable:
         return facts | {"unusable": numbers.unusable, "random": {}, "rows": []}
     weights = resample_weights(len(outcomes.weak), resamples=settings.resamples, seed=settings.seed)
