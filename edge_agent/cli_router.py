@@ -28,17 +28,18 @@ def router() -> None:
 
 
 def _tree_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--root, which reaches the command as the tree's directory."""
+    """--root, --config and --socket, which reach the command as the tree's directory `root`, and `where`."""
 
     @wraps(command)
-    def run(*args: Any, root: Path | None, **options: Any) -> Any:
+    def run(*args: Any, root: Path | None, where: Where, **options: Any) -> Any:
         from edge_agent.config import xdg_dir
         from edge_agent.router_store import find_root
 
-        return command(*args, root=root or find_root(xdg_dir("state")), **options)
+        found = root or find_root(xdg_dir("state"), configured=where.settings().router.path)
+        return command(*args, root=found, where=where, **options)
 
-    where = "The tree of bundles; default: the one the daemon's router is in."
-    return click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help=where)(run)
+    help_text = "The tree of bundles; default: the one the daemon's router is in."
+    return click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help=help_text)(where_options(run))
 
 
 reload_option = click.option("--reload", is_flag=True, help="Tell the running daemon, and say what it made of it.")
@@ -47,7 +48,7 @@ reload_option = click.option("--reload", is_flag=True, help="Tell the running da
 @router.command("list")
 @_tree_options
 @json_option
-def router_list(root: Path, as_json: bool) -> None:
+def router_list(root: Path, as_json: bool, where: Where) -> None:
     """What is installed; the current one has a star."""
     from dataclasses import asdict
 
@@ -66,7 +67,6 @@ def router_list(root: Path, as_json: bool) -> None:
 @reload_option
 @_tree_options
 @json_option
-@where_options
 def router_install(source: Path, use_it: bool, reload: bool, root: Path, as_json: bool, where: Where) -> None:
     """Takes a bundle, a directory or a file of `router pack`, into the tree, once it has loaded here."""
     from edge_agent.router_store import current, install, switch
@@ -84,7 +84,6 @@ def router_install(source: Path, use_it: bool, reload: bool, root: Path, as_json
 @reload_option
 @_tree_options
 @json_option
-@where_options
 def router_use(version: str, reload: bool, root: Path, as_json: bool, where: Where) -> None:
     """Makes VERSION the current one, in one step."""
     from edge_agent.router_store import switch
@@ -97,7 +96,6 @@ def router_use(version: str, reload: bool, root: Path, as_json: bool, where: Whe
 @reload_option
 @_tree_options
 @json_option
-@where_options
 def router_rollback(reload: bool, root: Path, as_json: bool, where: Where) -> None:
     """Goes back to the version that was current before; again, to the one before that."""
     from edge_agent.router_store import current, roll_back
@@ -111,7 +109,7 @@ def router_rollback(reload: bool, root: Path, as_json: bool, where: Where) -> No
 @click.argument("version")
 @_tree_options
 @json_option
-def router_remove(version: str, root: Path, as_json: bool) -> None:
+def router_remove(version: str, root: Path, as_json: bool, where: Where) -> None:
     """Deletes a version that is not current, and its encoder when no other version has it."""
     from edge_agent.router_store import remove
 
@@ -125,7 +123,7 @@ def router_remove(version: str, root: Path, as_json: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: VERSION.tar.gz, here.")
 @_tree_options
 @json_option
-def router_pack(version: str, with_encoder: bool, output: Path | None, root: Path, as_json: bool) -> None:
+def router_pack(version: str, with_encoder: bool, output: Path | None, root: Path, as_json: bool, where: Where) -> None:
     """Writes VERSION into one file, to be copied to a device and installed there."""
     from edge_agent.router_archive import pack
     from edge_agent.router_store import existing
@@ -140,7 +138,7 @@ def router_pack(version: str, with_encoder: bool, output: Path | None, root: Pat
 @click.option("--key", type=EXISTING, required=True, metavar="FILE", help="The private key, of `router keygen`.")
 @_tree_options
 @json_option
-def router_sign(version: str, key: Path, root: Path, as_json: bool) -> None:
+def router_sign(version: str, key: Path, root: Path, as_json: bool, where: Where) -> None:
     """Signs VERSION, for devices that have set router.public_key."""
     from edge_agent.router_signature import sign
     from edge_agent.router_store import existing

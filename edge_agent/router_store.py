@@ -41,11 +41,14 @@ class Installed:
     """What is wrong with its card."""
 
 
-def find_root(state_dir: Path, *, package_dir: Path | None = None) -> Path:
-    """The tree the daemon takes its router from; the device's own when that is the installed package's, or none."""
+def find_root(state_dir: Path, *, configured: str | None = None, package_dir: Path | None = None) -> Path:
+    """The tree the daemon takes its router from; the device's own when that is the installed package's, or none.
+
+    :param configured: router.path of the settings.
+    """
     with suppress(RouterError):
-        bundle = find_bundle(None, state_dir, package_dir=package_dir)
-        if bundle.name == CURRENT:
+        bundle = find_bundle(configured, state_dir, package_dir=package_dir)
+        if configured or bundle.name == CURRENT:
             return bundle.parent
     return state_dir / "router_models"
 

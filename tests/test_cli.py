@@ -307,7 +307,7 @@ def test_every_command_has_help_and_the_flags_that_were_promised(name: str, comm
     flags = {flag for option in command.params for flag in option.opts}
     assert command.help
     assert name in ("serve", "chat") or "--json" in flags
-    assert name in ("pull", "version") or {"--socket", "--config"} <= flags
+    assert name in ("pull", "version", "router keygen") or {"--socket", "--config"} <= flags
 
 
 def test_the_manual_names_every_command_and_every_exit_code() -> None:

@@ -337,6 +337,18 @@ def test_a_damaged_router_is_named(device: Device, tmp_path: Path) -> None:
     assert "every question goes to cloud" in check.found
 
 
+@pytest.mark.parametrize(
+    ("shadow", "grade", "found"),
+    [("next", "ok", "next can watch"), ("gone", "warn", "gone/router.json: expected a router's card, found none")],
+)
+def test_a_candidate_is_checked_as_well(device: Device, tmp_path: Path, shadow: str, grade: str, found: str) -> None:
+    make_tiny_router(tmp_path / "routers", version="next")
+    bundle = make_tiny_router(tmp_path / "routers")
+    checks = device.checks(router={"path": str(bundle), "shadow": shadow})
+    assert checks["router"].ok == "ok"
+    assert checks["shadow"].ok == grade and found in checks["shadow"].found
+
+
 def test_a_log_is_counted_and_its_newest_row_checks_the_clock(device: Device) -> None:
     query = Query((Message("user", "hello"),), created_utc="2030-01-01T00:00:00.000Z")
     log = DecisionLog(device.directory / "log.db")

@@ -308,6 +308,8 @@ def test_a_candidate_that_does_not_load_is_told_and_otherwise_ignored(
     daemon = start_daemon(router={"path": str(tree / "current"), "shadow": str(candidate)})
     shadow = get(daemon, "/v1/status")["router"]["shadow"]
     assert shadow["version"] is None and "new/head.onnx: expected SHA-256" in shadow["error"]
+    check = next(c for c in check_status(get(daemon, "/v1/status"), __version__) if c.name == "daemon.shadow")
+    assert check.ok == "warn" and "no candidate watches: " in check.found
     assert daemon.log.row(ask(daemon, EASY).edge_agent["id"])["shadow_router_version"] is None
     (candidate / "head.onnx").write_bytes(head)
     assert reload(daemon)["shadow"] == {"version": "new", "threshold": 0.5, "error": None}

@@ -276,6 +276,7 @@ def test_the_tree_is_the_one_the_daemon_looks_into(installed: Path, tmp_path: Pa
     assert router_store.find_root(state, package_dir=package) == tmp_path / "clone" / "router_models"
     make_tiny_router(state / "router_models")
     assert router_store.find_root(state, package_dir=package) == state / "router_models"
+    assert router_store.find_root(state, configured="/srv/routers/current") == Path("/srv/routers")
 
 
 # Signatures
