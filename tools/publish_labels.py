@@ -11,10 +11,13 @@ from pathlib import Path
 
 from edge_agent.config import xdg_dir
 from edge_agent.errors import EdgeAgentError
+from edge_agent.training.label_queries import LabelQuery
 from edge_agent.training.label_rows import read_labels
 from edge_agent.training.label_set import CARD, LABELS, with_inputs, write_label_set
 from edge_agent.training.model_specs import model_spec
 from edge_agent.training.query_sources import queries_of
+from edge_agent.training.question_sets import near_evaluation
+from edge_agent.training.questions import OWN
 from edge_agent.training.relabelling import describe
 from edge_agent.training.router_export import load_encoder
 from edge_agent.training.sample_store import SampleStore
@@ -36,17 +39,30 @@ def main() -> None:
     queries = {
         query.id: query for query in queries_of(None, chosen.questions, chosen.mix, chosen.data, chosen.mix_seed)
     }
-    encoder = load_encoder(chosen.encoder)
-    labels = [label for label in read_labels(chosen.labels / "labels.parquet") if label["query_id"] in queries]
+    embedders = {path.name: load_encoder(path).embed for path in chosen.encoder}
+    left_out = repeats_of_evaluation(list(queries.values()), chosen.data)
+    labels = [
+        label
+        for label in read_labels(chosen.labels / "labels.parquet")
+        if label["query_id"] in queries and label["query_id"] not in left_out
+    ]
     rows = [
-        with_inputs(label, queries[name], samples[0][name], samples[1][name], encoder.embed)
+        with_inputs(label, queries[name], samples[0][name], samples[1][name], embedders)
         for label in labels
         for name in (label["query_id"],)
     ]
     made = {name: sorted({label[name] for label in labels}) for name in ("clustering", "rule", "prompt_format")}
-    facts = {"models": models, "settings": asdict(settings), **made, "encoder": chosen.encoder.name, "sources": SOURCES}
+    facts = {"models": models, "settings": asdict(settings), **made, "sources": SOURCES}
+    facts["left_out_near_evaluation"] = len(left_out)
     directory = write_label_set(chosen.output, rows, facts)
     print(f"{directory}: {len(rows)} rows, {(directory / LABELS).stat().st_size / 1e6:.1f} MB; see {directory / CARD}")
+
+
+def repeats_of_evaluation(queries: list[LabelQuery], data: Path | None) -> set[str]:
+    """The queries that repeat a public question which is for evaluation only."""
+    public = {q.question.id: q.id for q in queries if q.question is not None and q.question.dataset != OWN}
+    questions = [q.question for q in queries if q.question is not None and q.question.id in public]
+    return {public[name] for name in near_evaluation(questions, data)} if data and public else set()
 
 
 SOURCES = {
@@ -81,7 +97,7 @@ def parse() -> argparse.Namespace:
     add("--top-p", type=float, default=DEFAULTS.top_p)
     add("--seed", type=int, default=DEFAULTS.seed)
     add("--samples", type=Path)
-    add("--encoder", type=Path, default=Path("router_models/encoders/all-MiniLM-L6-v2-88dbb3fb"))
+    add("--encoder", type=Path, nargs="+", required=True, help="directories of the encoders to embed the questions by")
     return parser.parse_args()
 
 

@@ -1,59 +1,59 @@
-"""Trains a router's head on graded answers and writes router_models/<version>.
+"""Trains a router from label sets and writes router_models/<version>: heads, calibration, threshold, figures.
 
-The data folder holds entailment/answer_equivalence.jsonl and smart_home/commands.csv; see docs/routers.md.
+Without --labels it follows the recipe of the router that ships; see docs/routers.md. Needs no text and no torch.
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-from edge_agent.config import xdg_dir
-from edge_agent.errors import RouterError
+from edge_agent.errors import EdgeAgentError
 from edge_agent.router_store import switch
-from edge_agent.training import label_sources as sources
 from edge_agent.training.router_export import export_bundle, load_encoder
-from edge_agent.training.router_training import Settings, TrainedRouter, features_of, train_router
+from edge_agent.training.router_heads import HEADS
+from edge_agent.training.router_recipe import RECIPE, Ingredient, read_parts
+from edge_agent.training.router_training import Settings, TrainedRouter, train_router
+from edge_agent.training.training_rows import LABEL_SOURCES
+
+
+DEFAULTS = Settings()
 
 
 def main() -> None:
     chosen = parse()
-    labels = sources.read_answer_equivalence(
-        chosen.data / "entailment" / "answer_equivalence.jsonl", chosen.answer_pair
-    )
-    labels += sources.read_smart_home(chosen.data / "smart_home" / "commands.csv", chosen.home_weak, chosen.home_strong)
     directory = chosen.encoder or only(chosen.output / "encoders")
-    encoder = load_encoder(directory)
-    features = features_of(encoder, [label.text for label in labels], cache=xdg_dir("cache"), name=directory.name)
-    settings = Settings(chosen.seed, chosen.cloud_share, {"smart_home": chosen.home_weight})
-    systems = {name: getattr(chosen, name) for name in ("answer_pair", "home_weak", "home_strong")}
-    router = train_router(labels, features, settings, systems=systems)
-    rule = f"sends {chosen.cloud_share:.0%} of the calibration questions (weighted by source) to the cloud"
+    recipe = [Ingredient.parse(text) for text in chosen.labels] if chosen.labels else RECIPE
+    parts = read_parts(chosen.sets, recipe, directory.name, progress=tell)
+    settings = Settings(chosen.head, chosen.cloud_share, chosen.seed)
+    router = train_router(parts, settings, progress=tell)
+    rule = f"sends {chosen.cloud_share:.0%} of the questions of {parts[0].name} to the cloud (train and dev)"
     version = chosen.version or time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    tell("export, and parity with float32 on a thousand texts")
+    encoder = load_encoder(directory)
     bundle = export_bundle(router, encoder, directory, chosen.output, version=version, rule=rule)
-    print(table(router), f"threshold {router.trained.threshold}: {rule}", bundle, sep="\n")
+    print(table(router), f"threshold {router.threshold}: {rule}", bundle, sep="\n")
     if chosen.publish:
-        print(f"current is {version}, was {switch(chosen.output, version)}")
+        switch(chosen.output, version)
+        print(f"{chosen.output / 'current'} -> {version}")
     else:
-        print(f"Next: python tools/publish_router.py use {version} --root {chosen.output}")
+        print(f"Next: tools/publish_router.py --root {chosen.output} use {version}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = Path(os.environ.get("EDGE_AGENT_DATA", "../shared/data"))
     add = parser.add_argument
-    add("--data", type=Path, default=data, help="data folder; default $EDGE_AGENT_DATA or ../shared/data")
+    targets = ", ".join(LABEL_SOURCES)
+    teaches = f"a label set and what it teaches, the device's pair first; repeat for more. Targets: {targets}"
+    add("--labels", action="append", metavar="DIR[=TARGET[*WEIGHT]]", help=teaches)
+    add("--sets", type=Path, default=Path("label_sets"), help="where the label sets of the recipe are")
     add("--output", type=Path, default=Path("router_models"), help="where encoders/ is and <version>/ goes")
     add("--encoder", type=Path, help="a directory of OUTPUT/encoders; default the only one there")
+    add("--head", choices=HEADS, default=DEFAULTS.head, help="of `score`; default %(default)s")
     add("--version", help="name of the bundle; default the time")
     add("--publish", action="store_true", help="point OUTPUT/current at the new bundle")
-    add("--seed", type=int, default=0, help="decides the splits")
-    add("--cloud-share", type=share, default=0.33, help="the threshold sends this share to the cloud")
-    add("--answer-pair", nargs=2, default=sources.ANSWER_PAIR, metavar=("WEAK", "STRONG"), help="of the trivia answers")
-    add("--home-weak", nargs="+", default=sources.HOME_WEAK, metavar="MODEL", help="local models of smart-home answers")
-    add("--home-strong", nargs="+", default=sources.HOME_STRONG, metavar="MODEL", help="cloud models of them")
-    add("--home-weight", type=float, default=4.0, help="weight of a smart-home command; a trivia question has 1")
+    add("--seed", type=int, default=0, help="of folds and random starts")
+    add("--cloud-share", type=share, default=DEFAULTS.cloud_share, help="the threshold sends this share to the cloud")
     return parser.parse_args()
 
 
@@ -72,17 +72,21 @@ def only(encoders: Path) -> Path:
 
 
 def table(router: TrainedRouter) -> str:
-    row = "{:<16} {:<12} {:>6}  {:<23}  {:<23}  {:<16}  {:<23}".format
-    lines = [row("", "", "n", "AUROC", "APGR", "random APGR", "APGR over word count")]
+    row = "{:<30} {:<8} {:>6}  {:<23}  {:<23}  {:<16}  {:<23}".format
+    lines = [row("held out", "", "n", "AUROC", "APGR", "random APGR", "APGR over word count")]
     for kind, parts in router.metrics.items():
-        for name, f in parts.items():
+        for name, f in parts.items() if kind != "acceptable" else ():
             auroc, apgr, over = (f"{f.get(m)} {f.get(m + '_95')}" for m in ("auroc", "apgr", "apgr_over_words"))
             lines.append(row(kind, name, f["n"], auroc, apgr, str(f.get("apgr_random_95")), over))
-    return "\n".join(lines)
+    return "\n".join([*lines, f"acceptable: {router.metrics['acceptable']}"])
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, RouterError) as error:
+    except (OSError, ValueError, EdgeAgentError) as error:
         sys.exit(f"train_router: {error}")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.training.evaluation import Floats, auroc
-from edge_agent.training.router_training import log_loss, platt, sigmoid
+from edge_agent.training.logistic import log_loss, platt, sigmoid
 
 Method = Literal["platt", "isotonic"]
 Bins = Literal["mass", "width"]

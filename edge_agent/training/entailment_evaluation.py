@@ -19,7 +19,7 @@ from edge_agent.training.entailment_pairs import GradedAnswer, Judged, answer_pa
 from edge_agent.training.equivalences import FEATURES, Combination, EmbeddingEquivalence
 from edge_agent.training.evaluation import auroc, bootstrap
 from edge_agent.training.meaning import AnswerPair, Asked
-from edge_agent.training.router_training import fit_logistic, platt
+from edge_agent.training.logistic import fit_logistic, platt
 
 Floats = npt.NDArray[np.float64]
 TASKS = ("reference", "short", "answers")

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from edge_agent import text_features
 from edge_agent.files import sha256, write_file
 from edge_agent.training import label_rows
 from edge_agent.training.label_queries import LabelQuery
@@ -33,8 +34,7 @@ SCHEMA = pa.schema(
         pa.field("question", pa.string()),
         pa.field("answers_local", pa.list_(pa.string())),
         pa.field("answers_cloud", pa.list_(pa.string())),
-        pa.field("embedding", pa.binary()),
-        pa.field("embedding_scale", pa.float32()),
+        pa.field("text_features", pa.list_(pa.float32())),
         pa.field("hidden_state_local", pa.binary()),
         pa.field("hidden_state_local_scale", pa.float32()),
         pa.field("greedy_logprobs_local", pa.binary()),
@@ -43,8 +43,12 @@ SCHEMA = pa.schema(
     metadata=label_rows.SCHEMA.metadata,
 )
 """Labels (label_rows.SCHEMA), and: the question as JSON and both models' answers, the near-greedy one first, for our
-own questions only; the router encoder's embedding of the question and the local model's hidden state at the prompt's
-last token, both int8 with a scale; log-probabilities and entropies of the local near-greedy answer, float16."""
+own questions only; the text features a router reads; the local model's hidden state at the prompt's last token, int8
+with a scale; log-probabilities and entropies of the local near-greedy answer, float16. Besides, for each encoder of the
+card, `embedding_<encoder>` and `embedding_<encoder>_scale`: its embedding of the question, int8."""
+
+Embedders = Mapping[str, Callable[[str], Floats]]
+"""Name of an encoder -> text to embedding."""
 
 
 def quantized(values: Floats) -> tuple[bytes, float]:
@@ -59,28 +63,59 @@ def restored(data: bytes, scale: float) -> Floats:
     return np.asarray(np.frombuffer(data, dtype=np.int8) * np.float32(scale))
 
 
-def with_inputs(
-    label: Mapping[str, Any], query: LabelQuery, local: Sample, cloud: Sample, embed: Callable[[str], Floats]
-) -> dict[str, Any]:
-    """A label's row with what heads are trained on.
+def router_inputs(text: str, embedders: Embedders) -> dict[str, Any]:
+    """The columns a head reads: text features and embeddings."""
+    columns: dict[str, Any] = {"text_features": text_features.text_features(text).tolist()}
+    for name, embed in embedders.items():
+        columns[f"embedding_{name}"], columns[f"embedding_{name}_scale"] = quantized(embed(text))
+    return columns
 
-    :param embed: the router's encoder.
+
+def router_features(rows: Sequence[Mapping[str, Any]], encoder: str) -> Floats:
+    """(n, dimension + text features) as the device computes them, but for the embedding's int8 steps.
+
+    :raises ValueError: when the set has no embeddings of this encoder.
     """
+    column = f"embedding_{encoder}"
+    if not rows or rows[0].get(column) is None:
+        known = sorted(name[10:] for name in (rows[0] if rows else {}) if name.startswith("embedding_"))
+        known = [name for name in known if not name.endswith("_scale")]
+        raise ValueError(f"{column}: expected embeddings of {encoder}, found those of {', '.join(known) or 'none'}")
+    embeddings = np.stack([restored(row[column], row[f"{column}_scale"]) for row in rows])
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return np.hstack([embeddings, np.array([row["text_features"] for row in rows], dtype=np.float32)])
+
+
+def with_inputs(
+    label: Mapping[str, Any], query: LabelQuery, local: Sample, cloud: Sample, embedders: Embedders
+) -> dict[str, Any]:
+    """A label's row with what heads are trained on."""
     own = query.question is not None and query.question.dataset == OWN
-    embedding, embedding_scale = quantized(embed(query.text))
     hidden, hidden_scale = quantized(local.hidden_state.astype(np.float32))
     return {
         **label,
         "question": json.dumps(query.question.to_row(), ensure_ascii=False) if own and query.question else None,
         "answers_local": [g.text for g in local.generations] if own else None,
         "answers_cloud": [g.text for g in cloud.generations] if own else None,
-        "embedding": embedding,
-        "embedding_scale": embedding_scale,
+        **router_inputs(query.text, embedders),
         "hidden_state_local": hidden,
         "hidden_state_local_scale": hidden_scale,
         "greedy_logprobs_local": local.logprobs.astype("<f2").tobytes(),
         "greedy_entropies_local": local.entropies.astype("<f2").tobytes(),
     }
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Schema, list[str]]:
+    """SCHEMA with the embeddings of the rows, and whose they are."""
+    names = [
+        name[10:-6] for name in (rows[0] if rows else ()) if name.startswith("embedding_") and name[-6:] == "_scale"
+    ]
+    fields = [
+        field
+        for name in names
+        for field in (pa.field(f"embedding_{name}", pa.binary()), pa.field(f"embedding_{name}_scale", pa.float32()))
+    ]
+    return pa.schema([*SCHEMA, *fields], metadata=SCHEMA.metadata), names
 
 
 def write_label_set(directory: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Path:
@@ -97,12 +132,15 @@ def write_label_set(directory: Path, rows: Sequence[Mapping[str, Any]], facts: M
     if logged := [row["query_id"] for row in rows if row["dataset"] == "log"]:
         raise ValueError(f"{len(logged)} rows come from a log, first {logged[0]}; publish labels of questions")
     directory.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    schema, encoders = _schema(rows)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     write_parquet(directory / LABELS, table)
     datasets = sorted({str(row["dataset"]) for row in rows})
     card = {
         "format": label_rows.FORMAT,
         **facts,
+        "encoders": encoders,
+        "text_features": {"version": text_features.VERSION, "names": list(text_features.NAMES)},
         "rows_by_dataset": {name: sum(row["dataset"] == name for row in rows) for name in datasets},
         "rows_by_split": {name: sum(row["split"] == name for row in rows) for name in ("train", "dev", "test")},
         "summary": label_rows.summary(rows),
@@ -113,10 +151,13 @@ def write_label_set(directory: Path, rows: Sequence[Mapping[str, Any]], facts: M
 
 
 def read_label_set(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows, card). :raises ValueError: when the labels are not the ones of the card."""
+    """(rows, card). :raises ValueError: when the labels are not the ones of the card, or for other features."""
     card = dict(json.loads((directory / CARD).read_text(encoding="utf-8")))
     if sha256((directory / LABELS).read_bytes()) != card["files"][LABELS]:
         raise ValueError(f"{directory / LABELS}: expected the file of the card, found another; get the set again")
+    found, expected = card.get("text_features"), {"version": text_features.VERSION, "names": list(text_features.NAMES)}
+    if found != expected:
+        raise ValueError(f"{directory / CARD}: text_features: expected {expected}, found {found}; make the set again")
     return label_rows.read_labels(directory / LABELS), card
 
 

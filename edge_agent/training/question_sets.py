@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -26,6 +26,10 @@ EVALUATION_ONLY = frozenset({"gsm8k_test", "mmlu_test"})
 
 SIMILARITY = 0.6
 """Questions that share this part of their content words are wordings of one question and stay in one split."""
+
+EVALUATION_SIMILARITY = 0.7
+"""From here on a question repeats one that is for evaluation only, or asks about the same passage. Below are mostly
+questions that share no more than a form ("Statement 1 ... Statement 2 ...")."""
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -117,6 +121,14 @@ def _grouped(questions: list[Question]) -> list[Question]:
         key = hashlib.sha256(" ".join(sorted(content_words(question.text))).encode()).hexdigest()[:16]
         names[group] = min(names.get(group, key), key)
     return [replace(q, template=f"public.{names[group]}") for group, q in zip(found, questions, strict=True)]
+
+
+def near_evaluation(questions: Sequence[Question], folder: Path) -> set[str]:
+    """The ids of questions that share their passage or wording with one for evaluation only: not to be trained on."""
+    held = load(folder, evaluation=True)
+    found = groups([q.text for q in [*questions, *held]], similarity=EVALUATION_SIMILARITY)
+    kept_out = set(found[len(questions) :])
+    return {question.id for question, group in zip(questions, found, strict=False) if group in kept_out}
 
 
 def resolve(references: Iterable[tuple[str, int | str, str]], questions: Iterable[Question]) -> list[Question]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from edge_agent.training.logistic import Floats, fit_logistic, log_loss, sigmoid
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,6 @@ class Head(Protocol):
     def raw(self, features: npt.NDArray[Any]) -> Floats:
         """(n, d) features to (n,) raw scores."""
         ...
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)) without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * logits))
-
-
-def cross_entropy(scores: Floats, targets: Floats, weights: Floats) -> float:
-    """Weighted mean of -(y ln p + (1 - y) ln(1 - p)), in nats."""
-    p = np.clip(scores, 1e-9, 1 - 1e-9)
-    return float(-np.average(targets * np.log(p) + (1 - targets) * np.log(1 - p), weights=weights))
 
 
 # Closed forms
@@ -128,34 +117,12 @@ class NetworkHead:
 
 def fit_similarity(examples: Examples, seed: int = 0, *, gamma: float = 10.0) -> SimilarityHead:
     """RouteLLM's weights, gamma = 10."""
-    return SimilarityHead(_embeddings(examples), examples.target, examples.weight, gamma)
+    return SimilarityHead(_stored(examples), examples.target, examples.weight, gamma)
 
 
 def fit_neighbours(examples: Examples, seed: int = 0, *, k: int = 50) -> NeighbourHead:
     """The paper's k is 1; ours is 50 (a winner of one neighbour is no score)."""
-    return NeighbourHead(_embeddings(examples), examples.target, min(k, len(examples.target)))
-
-
-def fit_logistic(features: Floats, targets: Floats, weights: Floats, *, l2: float, sources: tuple[str, ...]) -> Floats:
-    """The w that minimises sum_i v_i BCE(y_i, sigmoid(w x_i + b_source(i))) + l2/2 |w|^2, by Newton's method.
-
-    Features should be standardized. Each source has an intercept of its own: sources differ in how often the cloud
-    wins, and without it w would learn which source a question comes from.
-    """
-    names = sorted(set(sources))
-    intercepts = np.array([[source == name for name in names] for source in sources], dtype=float)
-    rows = np.hstack([features, intercepts])
-    penalty = np.concatenate([np.full(features.shape[1], l2), np.full(len(names), 1e-9)])
-    theta = np.zeros(rows.shape[1])
-    for _ in range(50):
-        p = sigmoid(rows @ theta)
-        gradient = rows.T @ (weights * (p - targets)) + penalty * theta
-        hessian = (rows.T * (weights * p * (1 - p))) @ rows + np.diag(penalty)
-        step = np.linalg.solve(hessian, gradient)
-        theta -= step
-        if np.abs(step).max() < 1e-8:
-            break
-    return theta[: features.shape[1]]
+    return NeighbourHead(_stored(examples), examples.target, min(k, len(examples.target)))
 
 
 L2_CHOICES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
@@ -201,7 +168,7 @@ def _best_intercept_loss(logits: Floats, targets: Floats, weights: Floats) -> fl
         p = sigmoid(logits + offset)
         offset -= float(np.sum(weights * (p - targets)) / max(np.sum(weights * p * (1 - p)), 1e-9))
         offset = min(max(offset, -30.0), 30.0)
-    return cross_entropy(sigmoid(logits + offset), targets, weights)
+    return log_loss(sigmoid(logits + offset), targets, weights)
 
 
 # By gradient
@@ -302,7 +269,7 @@ def _descend(
             p = sigmoid(network(parameters, x[batch], np.empty(0))[0])
             gradients = network(parameters, x[batch], v[batch] * (p - y[batch]) / len(batch))[1]
             optimizer.update(parameters, gradients)
-        loss = cross_entropy(sigmoid(network(parameters, x[held], np.empty(0))[0]), y[held], v[held])
+        loss = log_loss(sigmoid(network(parameters, x[held], np.empty(0))[0]), y[held], v[held])
         since += 1
         if loss < least:
             best, least, since = [p.copy() for p in parameters], loss, 0
@@ -336,6 +303,17 @@ def folds_of(groups: tuple[str, ...], folds: int, seed: int) -> npt.NDArray[np.i
         fold[str(names[i])] = int(np.argmin(sizes))
         sizes[fold[str(names[i])]] += counts[i]
     return np.array([fold[group] for group in groups])
+
+
+def int8_step(values: npt.NDArray[Any]) -> float:
+    """The step at which the largest value is 127 steps."""
+    return float(np.abs(values).max()) / 127 or 1.0
+
+
+def _stored(examples: Examples) -> npt.NDArray[Any]:
+    """The embeddings as a head file keeps them, in int8 steps."""
+    step = int8_step(_embeddings(examples))
+    return np.asarray(np.round(_embeddings(examples) / step) * step, dtype=np.float32)
 
 
 def _embeddings(examples: Examples) -> npt.NDArray[Any]:

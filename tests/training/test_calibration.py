@@ -18,7 +18,7 @@ from edge_agent.training.calibration import (
     isotonic,
     reliability,
 )
-from edge_agent.training.router_training import sigmoid
+from edge_agent.training.logistic import sigmoid
 
 P, Y = np.array([0.2, 0.4, 0.6, 0.9]), np.array([0.0, 1.0, 1.0, 1.0])
 

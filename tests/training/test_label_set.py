@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.text_features import text_features
 from edge_agent.training.label_queries import of_exchanges, of_questions
 from edge_agent.training.label_rows import label_row
-from edge_agent.training.label_set import LABELS, quantized, questions_of, read_label_set, restored, with_inputs
+from edge_agent.training.label_set import (
+    LABELS,
+    quantized,
+    questions_of,
+    read_label_set,
+    restored,
+    router_features,
+    with_inputs,
+)
 from edge_agent.training.label_set import write_label_set as write
 from edge_agent.training.meaning import Meanings
-from edge_agent.training.question_sets import load
+from edge_agent.training.question_sets import load, near_evaluation
 from edge_agent.training.questions import Question, generate
 from edge_agent.training.sampling import Generation, Sample
 from edge_agent.types import Message
@@ -42,7 +51,7 @@ def rows_of(questions: list[Question]) -> list[dict[str, Any]]:
     for query in of_questions(questions):
         local, cloud = sample(query.id), sample(query.id)
         label = label_row(query, local, cloud, meanings, clustering="value")
-        rows.append(with_inputs(label, query, local, cloud, lambda text: np.full(4, 0.5, dtype=np.float32)))
+        rows.append(with_inputs(label, query, local, cloud, {"tiny": lambda text: np.full(4, 0.5, dtype=np.float32)}))
     return rows
 
 
@@ -60,7 +69,7 @@ def test_a_set_holds_own_questions_whole_and_of_public_ones_no_text(folder: Path
 def test_what_heads_are_trained_on_comes_back(tmp_path: Path) -> None:
     write(tmp_path / "set", rows_of(generate(1)), {})
     ((row,), _) = read_label_set(tmp_path / "set")
-    assert restored(row["embedding"], row["embedding_scale"]) == pytest.approx(np.full(4, 0.5), abs=1e-3)
+    assert restored(row["embedding_tiny"], row["embedding_tiny_scale"]) == pytest.approx(np.full(4, 0.5), abs=1e-3)
     hidden = restored(row["hidden_state_local"], row["hidden_state_local_scale"])
     assert hidden == pytest.approx(np.linspace(-1, 1, 8), abs=row["hidden_state_local_scale"])
     assert np.frombuffer(row["greedy_logprobs_local"], "<f2")[0] == -1
@@ -77,7 +86,7 @@ def test_a_persons_log_is_not_given_away(tmp_path: Path) -> None:
     (query,) = of_exchanges([("x1", [Message("user", "where is my key?")])])
     both = sample(query.id), sample(query.id)
     label = label_row(query, *both, (Meanings((0, 0, 1, 1), False),) * 2, clustering="exact")
-    row = with_inputs(label, query, *both, lambda text: np.ones(4, dtype=np.float32))
+    row = with_inputs(label, query, *both, {"tiny": lambda text: np.ones(4, dtype=np.float32)})
     with pytest.raises(ValueError, match="1 rows have texts that are not ours to give away, first log-"):
         write(tmp_path / "set", [row], {})
     assert not (tmp_path / "set").exists()
@@ -100,3 +109,31 @@ def test_labels_that_are_not_the_cards_are_refused(tmp_path: Path) -> None:
         file.write(b"x")
     with pytest.raises(ValueError, match="expected the file of the card"):
         read_label_set(tmp_path / "set")
+
+
+def test_the_features_of_the_device_come_back_from_a_set(tmp_path: Path) -> None:
+    write(tmp_path / "set", rows_of(generate(5)), {})
+    rows, card = read_label_set(tmp_path / "set")
+    assert card["encoders"] == ["tiny"]
+    features = router_features(rows, "tiny")
+    texts = [question.text for question in generate(5)]
+    expected = [np.concatenate([np.full(4, 0.5), text_features(question)]) for question in texts]
+    assert features == pytest.approx(np.stack(expected), abs=1e-6)
+
+
+def test_questions_that_repeat_an_evaluation_question_are_found(tmp_path: Path) -> None:
+    """Numbers aside the wording is the same; another question with the same form is none."""
+    stories = {
+        "gsm8k_train": [
+            "Ann has 3 red kites and buys 5 blue kites at the fair. How many kites?",
+            "A bus holds 40 people.",
+        ],
+        "gsm8k_test": [
+            "Ann has 7 red kites and buys 2 blue kites at the fair. How many kites?",
+            "A ship holds nobody at all.",
+        ],
+    }
+    lines = [{"dataset": d, "question": q, "answers": ["1"]} for d, texts in stories.items() for q in texts]
+    (tmp_path / "math.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    questions = load(tmp_path)
+    assert near_evaluation(questions, tmp_path) == {questions[0].id}

@@ -1,10 +1,11 @@
-"""From labels to a bundle the device loads, on made-up labels and the tiny encoder."""
+"""From label sets to a bundle the device loads, on made-up labels and the tiny encoder."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,40 +15,29 @@ from edge_agent.errors import RouterError
 from edge_agent.files import write_directory
 from edge_agent.router import RouterModel
 from edge_agent.router_store import switch
-from edge_agent.training.label_sources import RoutingLabel
+from edge_agent.training.calibration import Calibration
+from edge_agent.training.candidates import candidates
+from edge_agent.training.embeddings import features_of
+from edge_agent.training.encoder_parity import REFERENCE, Reference
+from edge_agent.training.label_set import CARD, LABELS, write_label_set
 from edge_agent.training.router_export import export_bundle, load_encoder
-from edge_agent.training.router_training import (
-    LogisticHead,
-    Settings,
-    TrainedHead,
-    TrainedRouter,
-    cross_validated,
-    features_of,
-    fit_logistic,
-    platt,
-    sigmoid,
-    train_router,
-)
+from edge_agent.training.router_heads import HEADS, LinearHead
+from edge_agent.training.router_recipe import Ingredient, read_parts
+from edge_agent.training.router_training import CalibratedHead, Part, Settings, out_of_fold, train_router
+from edge_agent.training.training_rows import LABEL_SOURCES, read_training_rows, training_rows
 from tests.tiny_router import make_tiny_router
+from tests.training.tiny_labels import MODELS, tiny_label_set, tiny_rows
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def made_up_labels(n=400, source="made_up", share=0.9):
-    """Questions of which the hard ones are mostly answered by the strong system alone."""
-    random = np.random.default_rng(0)
-    labels = []
-    for i in range(n):
-        hard = i % 2 == 0
-        wins = float(random.random() < (share if hard else 1 - share))
-        labels.append(RoutingLabel(f"{'hard' if hard else 'plain'} question {i}", source, 1 - wins, 1.0, wins))
-    return labels
 
 
 @pytest.fixture(scope="module")
 def encoder_directory(tmp_path_factory):
     bundle = make_tiny_router(tmp_path_factory.mktemp("router_models"))
-    return next((bundle.parent / "encoders").iterdir())
+    directory = next((bundle.parent / "encoders").iterdir())
+    texts = [f"{kind} text {i}" for i in range(50) for kind in ("hard", "plain")]
+    (directory / REFERENCE).write_bytes(Reference.of(load_encoder(directory), texts).serialized())
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -56,107 +46,157 @@ def encoder(encoder_directory):
 
 
 @pytest.fixture(scope="module")
-def trained(encoder):
-    labels = made_up_labels()
-    return train_router(labels, features_of(encoder, [label.text for label in labels]))
+def rows(encoder):
+    return training_rows(tiny_rows(encoder, "tiny"), "tiny")
 
 
-def test_the_fit_is_where_the_gradient_vanishes():
-    random = np.random.default_rng(0)
-    x, y, v = random.normal(size=(200, 3)), random.random(200), random.uniform(0.5, 2, 200)
-    w = fit_logistic(x, y, v, l2=2.0, sources=["one"] * 200)
-
-    def loss(w):
-        intercepts = np.linspace(-2, 2, 4001)
-        p = sigmoid((x @ w)[:, None] + intercepts)
-        cross_entropy = -(v[:, None] * (y[:, None] * np.log(p) + (1 - y[:, None]) * np.log(1 - p))).sum(axis=0)
-        return cross_entropy.min() + np.sum(w**2)
-
-    for step in 0.05 * np.vstack([np.eye(3), -np.eye(3)]):
-        assert loss(w) < loss(w + step)
-
-
-def test_what_only_tells_the_sources_apart_is_not_learned():
-    sources = ["easy"] * 500 + ["difficult"] * 500
-    x = np.array([[float(source == "difficult")] for source in sources])
-    y = np.where(x[:, 0] == 1, 0.9, 0.1)
-    assert abs(fit_logistic(x, y, np.ones(1000), l2=1.0, sources=sources)[0]) < 1e-6
-    assert fit_logistic(x, y, np.ones(1000), l2=1.0, sources=["both"] * 1000)[0] > 2
-
-
-@pytest.mark.parametrize(("stretch", "shift"), [(1.0, 0.0), (4.0, 1.0), (0.25, -2.0)])
-def test_platt_undoes_a_stretch_and_a_shift(stretch, shift):
-    logits = np.random.default_rng(0).normal(size=5000)
-    slope, offset = platt(stretch * logits + shift, sigmoid(logits), np.ones(5000))
-    assert (slope * stretch, offset + slope * shift) == pytest.approx((1, 0), abs=1e-3)
-
-
-def test_platt_never_turns_a_score_around():
-    logits = np.linspace(-1, 1, 100)
-    assert platt(logits, sigmoid(-logits), np.ones(100))[0] == 0
+@pytest.fixture(scope="module")
+def trained(rows):
+    return train_router([Part("made_up", rows, "entropy, soft")])
 
 
 def test_a_learnable_difference_is_learned_and_its_figures_say_so(trained):
-    for kind in ("held_out", "cross_validated"):
-        figures = trained.metrics[kind]["all"]
-        assert figures["apgr"] > figures["apgr_random_95"][1]
-        assert figures["auroc"] > 0.8
-        assert figures["apgr_over_words_95"][0] > 0
-    assert trained.metrics["held_out"]["made_up"] == trained.metrics["held_out"]["all"]
+    figures = trained.metrics["made_up"]["all"]
+    assert figures["apgr"] > figures["apgr_random_95"][1]
+    assert figures["auroc"] > 0.8
+    assert figures["apgr_over_words_95"][0] > 0
+    assert trained.metrics["acceptable"]["auroc"] > 0.8
 
 
-def test_no_question_is_in_two_splits(trained):
-    counts = trained.trained_on["questions"]
-    assert sum(part["made_up"] for part in counts.values()) == 400
-    assert trained.trained.calibration["n"] == counts["calibrate"]["made_up"]
-    assert trained.metrics["held_out"]["all"]["n"] == counts["test"]["made_up"]
+@pytest.mark.parametrize("target", LABEL_SOURCES)
+def test_every_source_of_labels_can_be_learned_from(rows, target):
+    assert train_router([Part("made_up", rows, target)]).metrics["made_up"]["all"]["apgr"] > 0.6
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_can_be_trained_and_exported(rows, head, encoder, encoder_directory, tmp_path_factory):
+    router = train_router([Part("made_up", rows, "entropy, soft")], Settings(head=head))
+    bundle = export_bundle(router, encoder, encoder_directory, encoder_directory.parent.parent, version=head, rule="r")
+    model = RouterModel.load(bundle)
+    assert model.score_text("hard question 7") > model.score_text("plain question 7")
+    assert (bundle / "head.onnx").stat().st_size < 1_000_000
 
 
 def test_labels_of_chance_give_a_router_of_chance(encoder):
-    labels = made_up_labels(share=0.5)
-    features = features_of(encoder, [label.text for label in labels])
-    figures = train_router(labels, features).metrics["cross_validated"]["all"]
-    low, high = figures["apgr_95"]
+    rows = training_rows(tiny_rows(encoder, "tiny", 1000, share=0.5), "tiny")
+    low, high = train_router([Part("chance", rows, "correctness")]).metrics["chance"]["all"]["apgr_95"]
     assert low < 0.5 < high
 
 
-def test_a_source_whose_strong_model_is_worse_is_named_and_stops_nothing(encoder):
-    odd = [RoutingLabel(f"odd {i}", "odd", 1.0, 0.0, 0.0) for i in range(20)]
-    labels = made_up_labels() + odd
-    metrics = train_router(labels, features_of(encoder, [label.text for label in labels])).metrics["cross_validated"]
-    assert metrics["odd"] == {
-        "n": 20,
-        "unusable": "expected the strong model to be better, found it worse by 1.0000 a question",
-    }
-    assert metrics["made_up"]["apgr"] > 0.5
+def test_the_test_split_is_not_learned_from(rows, trained):
+    test = rows.split == "test"
+    other = {name: np.where(test, 1 - y, y) for name, y in rows.targets.items()}
+    turned = replace(rows, targets=other, weak=np.where(test, 1 - rows.weak, rows.weak))
+    again = train_router([Part("made_up", turned, "entropy, soft")])
+    assert again.threshold == trained.threshold
+    assert again.calibration == trained.calibration
+    raw = [router.heads["score"].head.raw(rows.features) for router in (again, trained)]
+    assert np.array_equal(*raw)
 
 
-def test_cross_validated_scores_do_not_know_their_own_label(encoder):
-    labels = made_up_labels(100)
-    features = features_of(encoder, [label.text for label in labels])
-    before = cross_validated(labels, features, Settings())
-    one = labels[7]
-    labels[7] = RoutingLabel(one.text, one.source, 1 - one.weak, one.strong, 1 - one.cloud_wins)
-    assert cross_validated(labels, features, Settings())[7] == before[7]
+def test_scores_out_of_fold_do_not_know_their_own_group(rows):
+    examples, index = rows.examples("correctness", rows.split != "test")
+    before = out_of_fold(examples, "logreg", 0)
+    group = np.array([g == examples.group[7] for g in examples.group])
+    turned = replace(examples, target=np.where(group, 1 - examples.target, examples.target))
+    assert np.array_equal(out_of_fold(turned, "logreg", 0)[group], before[group])
 
 
-def test_the_threshold_sends_the_wished_share_to_the_cloud(encoder):
-    labels = made_up_labels()
-    features = features_of(encoder, [label.text for label in labels])
-    for share in (0.1, 0.3, 0.6):
-        trained = train_router(labels, features, Settings(cloud_share=share))
-        assert trained.metrics["held_out"]["all"]["cloud_share_at_threshold"] == pytest.approx(share, abs=0.12)
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_the_threshold_sends_the_wished_share_to_the_cloud(encoder, share):
+    many = training_rows(tiny_rows(encoder, "tiny", 1000), "tiny")
+    router = train_router([Part("made_up", many, "entropy, soft")], Settings(cloud_share=share))
+    assert router.metrics["made_up"]["all"]["cloud_share_at_threshold"] == pytest.approx(share, abs=0.12)
+
+
+def test_a_part_with_little_weight_counts_little(rows, encoder):
+    turned = tiny_rows(encoder, "tiny", seed=1)
+    for row in turned:
+        row["correct_share_local"], row["correct_share_cloud"] = row["correct_share_cloud"], row["correct_share_local"]
+    against = training_rows(turned, "tiny")
+    for weight, better in ((0.01, True), (100.0, False)):
+        parts = [Part("one", rows, "correctness, soft"), Part("two", against, "correctness, soft", weight)]
+        raw = train_router(parts).heads["score"].head.raw(rows.features)
+        assert bool(raw[rows.cloud_wins == 1].mean() > raw[rows.cloud_wins == 0].mean()) == better
+
+
+def test_acceptable_learns_from_the_devices_own_model_alone(rows, trained):
+    nonsense = replace(rows, weak_share=1 - rows.weak_share, weak=1 - rows.weak)
+    other = train_router([Part("one", rows, "entropy, soft"), Part("two", nonsense, "entropy, soft", 1e-6)])
+    alone, beside = (r.heads["acceptable"].probabilities(rows.features) for r in (trained, other))
+    assert np.array_equal(alone, beside)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: {"split": "test"}, "labels: expected at least 50 rows with a target, found 0; label more"),
+        (
+            lambda row: {"strong_wins_soft": 0.5},
+            "expected different targets, found 240",
+        ),
+        (
+            lambda row: {"strong_wins_soft": float("nan")},
+            r"labels: entropy, soft: expected a number in \[0, 1\], found nan",
+        ),
+        (lambda row: {"correct_share_local": 1.2}, r"local wrong: expected a number in \[0, 1\], found -0.2?"),
+        (lambda row: {"correct_local": None}, "labels: made_up: expected rows with graded answers of both models"),
+        (lambda row: {"correct_local": True}, "calibration: expected both outcomes, found 240 targets that are all 0"),
+    ],
+)
+def test_labels_nobody_can_learn_from_are_named(encoder, change, message):
+    bad = [row | change(row) for row in tiny_rows(encoder, "tiny")]
+    with pytest.raises(ValueError, match=message):
+        train_router([Part("made_up", training_rows(bad, "tiny"), "entropy, soft")])
+
+
+def test_an_encoder_the_set_knows_nothing_of_is_named(encoder):
+    with pytest.raises(ValueError, match="embedding_other: expected embeddings of other, found those of tiny"):
+        training_rows(tiny_rows(encoder, "tiny"), "other")
+
+
+def test_another_targets_name_is_told_which_there_are(rows):
+    with pytest.raises(ValueError, match="target: expected one of entropy, paper's rule, .*, found 'entropy'"):
+        Part("made_up", rows, "entropy")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", Ingredient("a", "entropy + correctness", 1.0)),
+        ("a/b=difficulty", Ingredient("a/b", "difficulty", 1.0)),
+        ("a=entropy, soft*0.25", Ingredient("a", "entropy, soft", 0.25)),
+    ],
+)
+def test_an_ingredient_is_written_in_one_word(text, expected):
+    assert Ingredient.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a=difficulty*-1", "a=difficulty*x", "a=difficulty*nan", "a=difficulty*0"])
+def test_an_impossible_weight_is_refused(text):
+    with pytest.raises(ValueError, match="expected DIR=TARGET\\*WEIGHT with a positive weight"):
+        Ingredient.parse(text)
+
+
+# Bundles
 
 
 def test_a_bundle_scores_on_the_device_what_was_trained(trained, encoder, encoder_directory):
     bundle = export_bundle(trained, encoder, encoder_directory, encoder_directory.parent.parent, version="v7", rule="r")
     router = RouterModel.load(bundle)
     texts = ["hard question", "plain question", "", "something else entirely"]
-    expected = trained.trained.head.scores(np.stack([encoder.features(text) for text in texts]))
-    assert [router.score_text(text) for text in texts] == pytest.approx(list(expected), abs=1e-6)
-    assert (router.version, router.threshold) == ("v7", trained.trained.threshold)
-    assert router.card.metrics == trained.metrics
-    assert switch(bundle.parent, "v7") is None
+    features = np.stack([encoder.features(text) for text in texts])
+    for name, head in trained.heads.items():
+        found = [getattr(router.estimate_text(text), name) for text in texts]
+        assert found == pytest.approx(list(head.probabilities(features)), abs=1e-5)
+    assert (router.version, router.threshold) == ("v7", trained.threshold)
+    assert router.card.input == "last_user_message_in_context"
+    assert router.card.metrics["made_up"] == trained.metrics["made_up"]
+    assert router.card.metrics["parity_with_float32"]["flipped"] == 0
+    switch(bundle.parent, "v7")
     assert os.readlink(bundle.parent / "current") == "v7"
 
 
@@ -174,13 +214,27 @@ def test_a_version_is_written_once(trained, encoder, encoder_directory):
         export_bundle(trained, encoder, encoder_directory, output, version="v8", rule="another")
 
 
-def test_a_head_that_float32_cannot_hold_is_refused(encoder, encoder_directory, tmp_path):
+def test_a_head_that_float32_cannot_hold_is_refused(trained, encoder, encoder_directory, tmp_path):
     features = encoder.features("hi").astype(float)
     weight = np.random.default_rng(0).normal(0, 1e7, len(features))
-    head = LogisticHead(weight, 0.4 - float(weight @ features))
-    vast = TrainedRouter(TrainedHead(head, 0.5, {}), {}, {})
-    with pytest.raises(ValueError, match=r"head.onnx differs from the trained head by .*, expected at most 1e-06"):
-        export_bundle(vast, encoder, encoder_directory, tmp_path, version="v1", rule="r")
+    vast = CalibratedHead(LinearHead(weight, 0.4 - float(weight @ features)), Calibration("platt", 9, 1.0, 0.0))
+    with pytest.raises(ValueError, match=r"head.onnx: score: differs from the trained head by .*, expected at most"):
+        export_bundle(
+            replace(trained, heads={"score": vast}), encoder, encoder_directory, tmp_path, version="v1", rule="r"
+        )
+
+
+def test_an_encoder_far_from_its_float32_twin_is_refused(trained, encoder, encoder_directory, tmp_path):
+    kept = (encoder_directory / REFERENCE).read_bytes()
+    reference = Reference.read(encoder_directory)
+    swapped = Reference(reference.texts, reference.embeddings[::-1].copy())
+    try:
+        (encoder_directory / REFERENCE).write_bytes(swapped.serialized())
+        with pytest.raises(ValueError, match="is too far from float32: .*flipped: expected at most 0.03, found"):
+            export_bundle(trained, encoder, encoder_directory, tmp_path, version="v1", rule="r")
+    finally:
+        (encoder_directory / REFERENCE).write_bytes(kept)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_are_kept_for_the_next_run(encoder, tmp_path):
@@ -198,53 +252,97 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_tool_trains_and_publishes_from_a_data_folder(tmp_path):
+# Candidates
+
+
+def test_candidates_are_trained_on_the_same_rows(encoder, tmp_path):
+    tiny_label_set(tmp_path / "pair", encoder, "tiny")
+    tiny_label_set(tmp_path / "others", encoder, "tiny", 600, seed=1)
+    made = candidates(tmp_path / "pair", "tiny", preferences=tmp_path / "others")
+    assert len({c.name for c in made}) == len(made) == 8 * len(HEADS)
+    assert {c.n_train for c in made} == {180}
+    rows = read_training_rows(tmp_path / "pair", "tiny")
+    for candidate in made:
+        scores = candidate.scores(rows.features)
+        assert scores[rows.cloud_wins == 1].mean() > scores[rows.cloud_wins == 0].mean()
+    assert {c.n_train for c in candidates(tmp_path / "pair", "tiny", n_train=60)} == {60}
+
+
+# The tool
+
+
+def run(tmp_path, *options):
+    command = [sys.executable, ROOT / "tools" / "train_router.py", *map(str, options)]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+
+
+@pytest.fixture
+def workshop(tmp_path, encoder_directory):
+    """A directory with router_models and label_sets, as a clone has them."""
     bundle = make_tiny_router(tmp_path / "router_models")
-    for name in ("entailment", "smart_home"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    with (tmp_path / "data" / "entailment" / "answer_equivalence.jsonl").open("w") as file:
-        for label in made_up_labels(200):
-            for system, right in (("small", label.weak), ("large", label.strong)):
-                row = {"dataset": "d", "question": label.text, "system": system, "equivalent": bool(right)}
-                file.write(json.dumps(row) + "\n")
-    rows = [f"s,{m},t,1,c,{'hard' if i % 2 else 'plain'} command {i},{'Good' if m == 'b' or i % 2 else 'Bad'}\n"
-            for i in range(60) for m in "ab"]  # fmt: skip
-    commands = "suite,model_id,task_id,trial,category,text,label\n" + "".join(rows)
-    (tmp_path / "data" / "smart_home" / "commands.csv").write_text(commands)
-    options = ["--output", bundle.parent, "--version", "next", "--answer-pair", "small", "large", "--publish"]
-    options += ["--home-weak", "a", "--home-strong", "b"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "train_router.py", *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            "EDGE_AGENT_DATA": str(tmp_path / "data"),
-        },
-    )
+    own = next((bundle.parent / "encoders").iterdir())
+    (own / REFERENCE).write_bytes((encoder_directory / REFERENCE).read_bytes())
+    for name, seed in (("pair", 0), ("more", 1)):
+        tiny_label_set(tmp_path / "label_sets" / name, load_encoder(own), own.name, seed=seed)
+    return tmp_path
+
+
+def test_the_tool_trains_and_publishes_from_label_sets(workshop):
+    labels = ("--labels", "pair=entropy, soft", "--labels", "label_sets/more=correctness*0.5")
+    done = run(workshop, *labels, "--version", "next", "--publish")
     assert done.returncode == 0, done.stderr
-    assert RouterModel.load(bundle.parent / "current").version == "next"
-    assert "held_out" in done.stdout
-    assert "smart_home" in done.stdout
+    router = RouterModel.load(workshop / "router_models" / "current")
+    assert router.version == "next"
+    assert [part["label_set"] for part in router.card.trained_on["parts"]] == ["pair", "more"]
+    assert re.search(r"pair +all +60 ", done.stdout)
+    assert "score: logreg on 480 rows of 2 label sets" in done.stderr
+    twin = run(workshop, *labels, "--version", "twin")
+    assert twin.returncode == 0, twin.stderr
+    assert "use twin" in twin.stdout
+    heads = [(workshop / "router_models" / name / "head.onnx").read_bytes() for name in ("next", "twin")]
+    assert heads[0] == heads[1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--data", "nowhere"],
-            "train_router: .*No such file or directory: 'nowhere/entailment/answer_equivalence.jsonl'",
-        ),
+        (["--labels", "nowhere"], "train_router: nowhere: expected a label set .card.json., found none"),
         (["--cloud-share", "33"], "expected a share between 0 and 1, found 33"),
+        (["--labels", "pair=entropy"], "train_router: target: expected one of entropy, paper's rule"),
+        (
+            ["--labels", "pair", "--encoder", "router_models"],
+            "embeddings of router_models, found those of tiny-.*; choose another encoder or make the set again",
+        ),
     ],
 )
-def test_the_tool_ends_with_one_sentence_when_it_cannot(tmp_path, options, message):
-    command = [sys.executable, ROOT / "tools" / "train_router.py", *options]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+def test_the_tool_ends_with_one_sentence_when_it_cannot(workshop, options, message):
+    before = sorted(path.name for path in (workshop / "router_models").iterdir())
+    done = run(workshop, *options)
     assert done.returncode != 0
     assert re.search(message, done.stderr)
     assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (workshop / "router_models").iterdir()) == before
+
+
+def test_a_damaged_label_set_stops_the_tool_and_the_old_router_stays(workshop):
+    with (workshop / "label_sets" / "pair" / LABELS).open("ab") as file:
+        file.write(b"x")
+    done = run(workshop, "--labels", "pair", "--publish")
+    assert "expected the file of the card, found another" in done.stderr
+    assert os.readlink(workshop / "router_models" / "current") == "tiny-1"
+
+
+def test_a_set_of_other_text_features_is_refused(workshop):
+    path = workshop / "label_sets" / "pair" / CARD
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"text_features": {"version": 0, "names": []}}))
+    assert "text_features: expected" in run(workshop, "--labels", "pair").stderr
+
+
+def test_only_the_devices_own_local_model_says_what_is_acceptable(workshop, encoder):
+    name = next((workshop / "router_models" / "encoders").iterdir()).name
+    others = MODELS | {"local": {"name": "another", "sha256": "c" * 64}}
+    write_label_set(workshop / "label_sets" / "others", tiny_rows(encoder, name), {"models": others})
+    parts = read_parts(workshop / "label_sets", [Ingredient(d) for d in ("pair", "more", "others")], name)
+    assert [part.same_local_model for part in parts] == [True, True, False]

@@ -1,0 +1,69 @@
+"""Which label sets teach a router what: the recipe of the one that ships, and how to read another. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.training.label_set import CARD, read_label_set
+from edge_agent.training.router_training import Part
+from edge_agent.training.training_rows import training_rows
+
+Progress = Callable[[str], object]
+DEFAULT_TARGET = "entropy + correctness"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """A label set by its directory, and what it teaches `score`."""
+
+    directory: str
+    target: str = DEFAULT_TARGET
+    weight: float = 1.0
+    """Of a row."""
+
+    @classmethod
+    def parse(cls, text: str) -> Ingredient:
+        """From DIR[=TARGET[*WEIGHT]]. :raises ValueError: for a weight that is no positive number."""
+        directory, _, rest = text.partition("=")
+        target, _, weight = rest.partition("*")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--labels: expected DIR=TARGET*WEIGHT with a positive weight, found {text!r}")
+        return cls(directory, target or DEFAULT_TARGET, value)
+
+
+RECIPE = (
+    Ingredient("qwen2.5-coder-0.5b-1.5b", "entropy, soft"),
+    Ingredient("qwen2.5-coder-0.5b-1.5b-public", "difficulty", 2.0),
+    Ingredient("graded-answers", "correctness, soft", 0.25),
+)
+"""Chosen on train and dev rows (docs/experiments.md); no published outcome was looked at."""
+
+
+def read_parts(sets: Path, recipe: Sequence[Ingredient], encoder: str, progress: Progress = str) -> list[Part]:
+    """The label sets of a recipe; a directory that is not in `sets` is taken as it is.
+
+    :raises ValueError: for a set that is damaged or has no embeddings of this encoder; names both.
+    """
+    parts, local_model = list[Part](), None
+    for one in recipe:
+        directory = sets / one.directory if (sets / one.directory).is_dir() else Path(one.directory)
+        if not (directory / CARD).is_file():
+            raise FileNotFoundError(
+                f"{directory}: expected a label set ({CARD}), found none; make one with tools/publish_labels.py"
+            )
+        rows, card = read_label_set(directory)
+        model = card.get("models", {}).get("local", {}).get("sha256")
+        local_model = local_model or model
+        progress(f"{directory}: {len(rows)} rows, score learns {one.target}")
+        try:
+            read = training_rows(rows, encoder)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}; choose another encoder or make the set again") from error
+        parts.append(Part(directory.name, read, one.target, one.weight, model is not None and model == local_model))
+    return parts
