@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from edge_agent.display import ID_LENGTH, aligned, first_words
+from edge_agent.display import ID_LENGTH, aligned
 from edge_agent.router_comparison import CELLS, Comparison
 
 NOTHING = "no question of the log was scored by a router and by a candidate; set router.shadow and restart the daemon"
 
 
-def facts(comparison: Comparison, n_examples: int) -> dict[str, Any]:
-    """The comparison as JSON; of the questions that differ, the first so many with their first words."""
+def facts(comparison: Comparison, n_examples: int, question_of: Callable[[str], str]) -> dict[str, Any]:
+    """The comparison as JSON; of the questions that differ, the first so many.
+
+    :param question_of: the first words of the question of an exchange, by its id.
+    """
     differences = comparison.differences[:n_examples]
-    shown = [{k: v for k, v in asdict(d).items() if k != "row"} | {"question": first_words(d.row)} for d in differences]
-    return {name: value for name, value in asdict(comparison).items() if name != "differences"} | {
-        "enough": comparison.enough,
-        "differences": shown,
-    }
+    shown = [asdict(difference) | {"question": question_of(difference.id)} for difference in differences]
+    return asdict(comparison) | {"enough": comparison.enough, "differences": shown}
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -21,13 +21,6 @@ _FILTERS = {
     " WHERE contains(json_extract(value, '$.content'), :text)))",
 }
 
-_SCORED_TWICE = """
-SELECT exchanges.*, rating FROM exchanges
-LEFT JOIN (SELECT exchange_id, rating, max(seq) FROM feedback GROUP BY exchange_id) ON exchange_id = id
-WHERE shadow_router_version IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND created_utc >= ?
-ORDER BY exchanges.seq
-"""
-
 _WITH_RATINGS = """
 SELECT {columns}, rating FROM exchanges
 LEFT JOIN (SELECT exchange_id, rating, max(seq) FROM feedback GROUP BY exchange_id) ON exchange_id = id
@@ -100,13 +93,6 @@ class LogReader:
                 "SELECT rating, comment, created_utc FROM feedback WHERE exchange_id = ? ORDER BY seq", [row["id"]]
             )
             return row | {"feedback": [dict(item) for item in feedback]}
-
-    def scored_twice(self, since_utc: str | None = None) -> list[Row]:
-        """The exchanges a candidate router was asked about as well, oldest first, with their last `rating`."""
-        with self._named_errors(), closing(self.connect()) as connection:
-            if "shadow_score" not in {row["name"] for row in connection.execute("PRAGMA table_info(exchanges)")}:
-                return []  # of an older version
-            return [_readable(row) for row in connection.execute(_SCORED_TWICE, [since_utc or ""])]
 
     def with_ratings(self, columns: Sequence[str], since_utc: str, until_utc: str) -> list[Row]:
         """These columns of all exchanges of a time that are not private, oldest first, with their last `rating`."""

@@ -20,6 +20,11 @@ from edge_agent.policy import escalates
 WIDEST = 0.2
 """An interval on the share of disagreement that is wider says too little to decide by."""
 LOCAL_CANNOT = ("context_exceeded", "local_incapable", "local_unavailable")
+COLUMNS = (
+    "id", "wish", "route", "reason", "score", "threshold", "router_version", "shadow_score", "shadow_threshold",
+    "shadow_router_version", "input_tokens", "output_tokens",
+)  # fmt: skip
+"""What is read of a row, and its last `rating`. No text: a log may be larger than the memory."""
 CELLS = ("both local", "only the router", "only the candidate", "both cloud")
 """Who sends a question to the cloud."""
 
@@ -48,8 +53,6 @@ class Difference:
     threshold: float
     shadow_score: float
     shadow_threshold: float
-    row: Row
-    """As the log holds it."""
 
     @property
     def size(self) -> float:
@@ -89,8 +92,8 @@ class Comparison:
 
 
 def compare(rows: Iterable[Row]) -> Comparison | None:
-    """The newest pair of versions in the rows of `LogReader.scored_twice`; None when nothing was scored by both."""
-    given = [row for row in rows if row["wish"] == "auto" and row["reason"] not in LOCAL_CANNOT]
+    """The newest pair of versions in rows with COLUMNS, oldest first; None when nothing was scored by both."""
+    given = [row for row in rows if row["shadow_router_version"] and _was_open(row)]
     scored = [row for row in given if row["shadow_score"] is not None]
     if not scored:
         return None
@@ -113,6 +116,12 @@ def compare(rows: Iterable[Row]) -> Comparison | None:
         cells={name: _cell([row for row, cell in zip(ours, cells, strict=True) if cell == name]) for name in CELLS},
         differences=tuple(sorted(differ, key=lambda difference: -difference.size)),
     )
+
+
+def _was_open(row: Row) -> bool:
+    """Whether the score decides about such a question."""
+    has_score = row["score"] is not None and row["threshold"] is not None
+    return has_score and row["wish"] == "auto" and row["reason"] not in LOCAL_CANNOT
 
 
 def cell_of(row: Row) -> str:
@@ -160,4 +169,4 @@ def _tokens(row: Row) -> int:
 
 
 def _difference(row: Row) -> Difference:
-    return Difference(row["id"], row["score"], row["threshold"], row["shadow_score"], row["shadow_threshold"], row)
+    return Difference(row["id"], row["score"], row["threshold"], row["shadow_score"], row["shadow_threshold"])

@@ -77,7 +77,7 @@ DEVICE = {
     " router router_card threshold_lines thresholds",
     "router_comparison": "guarantees policy",
     "comparison_lines": "display router_comparison",
-    "cli_compare": "cli_options comparison_lines router_comparison",
+    "cli_compare": "cli_options comparison_lines display router_comparison",
     "cli_router": "cli_options config display router_archive router_signature router_store",
     "cli": "chat cli_compare cli_logs cli_router cli_threshold cli_options config daemon display doctor"
     " model_store progress",

@@ -10,7 +10,7 @@ import pytest
 from edge_agent import comparison_lines
 from edge_agent.log_reader import LogReader
 from edge_agent.redaction import redactor
-from edge_agent.router_comparison import CELLS, Comparison, compare, rank_correlation, share_95
+from edge_agent.router_comparison import CELLS, COLUMNS, Comparison, compare, rank_correlation, share_95
 from edge_agent.types import Completion, Decision, Exchange, Message, Query, ShadowScore
 from tests.log_rows import rate, write_log
 
@@ -18,7 +18,7 @@ from tests.log_rows import rate, write_log
 def row(score: float, shadow: float | None, **columns: Any) -> dict[str, Any]:
     """A row of a question that both scored; both decide at 0.5."""
     route = "cloud" if score >= 0.5 else "local"
-    own = {"id": "x", "wish": "auto", "reason": "below_threshold", "private": False, "messages": None, "rating": None}
+    own = {"id": "x", "wish": "auto", "reason": "below_threshold", "rating": None}
     tokens = {"route": route, "input_tokens": 10, "output_tokens": 5}
     routers = {"router_version": "old", "shadow_router_version": "new", "threshold": 0.5, "shadow_threshold": 0.5}
     return own | tokens | routers | {"score": score, "shadow_score": shadow} | columns
@@ -98,7 +98,7 @@ def test_the_interval_is_clopper_pearsons(k: int, n: int, low: float, high: floa
 def test_too_few_questions_are_called_too_few(n_agree: int, n_differ: int, enough: bool) -> None:
     found = compared(*[row(0.1, 0.1)] * n_agree, *[row(0.1, 0.9)] * n_differ)
     assert found.enough == enough
-    shown = "\n".join(comparison_lines.lines(comparison_lines.facts(found, 3)))
+    shown = "\n".join(comparison_lines.lines(comparison_lines.facts(found, 3, lambda id: "a question")))
     assert ("too few to tell" in shown) != enough
 
 
@@ -108,20 +108,19 @@ def scored(text: str, score: float, shadow: float | None) -> Exchange:
     return Exchange(Query((Message("user", text),)), decision, answer, shadow=ShadowScore("20270101-1", shadow, 0.5))
 
 
-def test_a_log_tells_the_last_rating_the_shortened_question_and_no_private_one(tmp_path: Path) -> None:
-    path, long = tmp_path / "log.db", "why " * 100
+def test_a_log_tells_what_both_said_the_last_rating_and_nothing_private(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
     ids = write_log(
-        path, [scored(long, 0.1, 0.9), scored("a", 0.1, None), Exchange(Query(()), Decision(None, "private"))]
+        path,
+        [scored("b", 0.1, 0.9), scored("a", 0.1, None), Exchange(Query((), private=True), Decision(None, "private"))],
     )
     rate(path, ids[0])
-    rows = LogReader(path).scored_twice()
-    assert [(row["acceptable"], row["shadow_score"], row["rating"]) for row in rows] == [
-        (0.75, 0.9, "good"),
-        (0.75, None, None),
-    ]
-    facts = comparison_lines.facts(compared(*rows), 5)
-    assert facts["differences"][0]["question"] == long[:59] + "…" and facts["failed"] == 1
-    assert LogReader(path).scored_twice("2999-01-01") == []
+    log = LogReader(path)
+    rows = log.with_ratings([*COLUMNS, "acceptable"], "", "9999")
+    told = [(row["acceptable"], row["shadow_score"], row["rating"]) for row in rows]
+    assert told == [(0.75, 0.9, "good"), (0.75, None, None)]
+    found = compared(*rows)
+    assert (found.questions, found.failed, found.differences[0].id) == (1, 1, ids[0])
 
 
 def test_what_leaves_the_device_names_the_candidate_in_full_whatever_is_redacted(tmp_path: Path) -> None:
