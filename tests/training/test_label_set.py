@@ -116,8 +116,8 @@ def test_the_features_of_the_device_come_back_from_a_set(tmp_path: Path) -> None
     rows, card = read_label_set(tmp_path / "set")
     assert card["encoders"] == ["tiny"]
     features = router_features(rows, "tiny")
-    texts = [question.text for question in generate(5)]
-    expected = [np.concatenate([np.full(4, 0.5), text_features(question)]) for question in texts]
+    texts = [question.text for question in questions_of(rows, None)]
+    expected = [np.concatenate([np.full(4, 0.5), text_features(text)]) for text in texts]
     assert features == pytest.approx(np.stack(expected), abs=1e-6)
 
 
