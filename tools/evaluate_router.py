@@ -22,6 +22,7 @@ from edge_agent.training.embeddings import features_of
 from edge_agent.training.evaluation_ledger import fingerprint
 from edge_agent.training.evaluation_page import TITLES
 from edge_agent.training.evaluation_report import Router, Settings
+from edge_agent.training.training_rows import MIN_EXAMPLES
 
 PARTS, PART_HEAD = (0.125, 0.25, 0.5), "logreg"
 """Shares of the samples, and the head, of the figure of quality against samples."""
@@ -95,8 +96,8 @@ def candidates(chosen: argparse.Namespace, encoder: str, n_features: int) -> lis
     """Every label source with every head on all samples; and one head on parts of them."""
     whole = train(chosen.labels, encoder, preferences=chosen.preferences, seed=chosen.seed)
     made = [(c, c.name, False) for c in whole]
-    for part in PARTS:
-        n = round(part * max(c.n_train for c in whole))
+    parts = [round(part * max(c.n_train for c in whole)) for part in PARTS]
+    for n in (n for n in parts if n >= MIN_EXAMPLES):
         some = train(chosen.labels, encoder, preferences=chosen.preferences, seed=chosen.seed, n_train=n)
         made += [(c, f"{c.name}, {c.n_train} samples", True) for c in some if c.head == PART_HEAD]
     return [

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_agent.training.label_set import write_label_set
+from edge_agent.text_features import text_features
+from edge_agent.training.label_set import quantized, write_label_set
 from edge_agent.training.outcomes import PUBLISHED_MODELS
 from edge_agent.training.question_sets import load
 from edge_agent.training.questions import Question, generate
 
 CATEGORIES = ("writing", "math", "coding", "roleplay")
-N_MMLU, N_GSM8K, N_MT_BENCH, N_OWN, N_PUBLIC = 60, 40, 16, 60, 20
+N_MMLU, N_GSM8K, N_MT_BENCH, N_OWN, N_PUBLIC, N_TRAIN = 60, 40, 16, 60, 20, 128
 
 
 def write_data(data: Path, seed: int = 0) -> Path:
@@ -34,21 +36,44 @@ def write_data(data: Path, seed: int = 0) -> Path:
     return data
 
 
-def write_labels(directory: Path, data: Path, seed: int = 0) -> Path:
-    """A label set of our own and of the folder's questions, all in the split `test`; two rows are not graded."""
+Encoder = tuple[str, Callable[[str], Any]]
+"""The name of an encoder, and text to embedding."""
+
+
+def write_labels(directory: Path, data: Path, encoder: Encoder | None = None, seed: int = 0) -> Path:
+    """A label set of our own and of the folder's questions in the split `test`, two rows of which are not graded.
+
+    :param encoder: adds questions of our own in the split `train`, and everything a head learns from.
+    """
     random_ = random.Random(seed)
     questions = [*generate(N_OWN), *load(data / "questions")]
-    rows = [_label(question, *_outcome(random_, len(question.text.split()), 20)) for question in questions]
+    rows = [_label(question, "test", *_outcome(random_, len(question.text.split()), 20)) for question in questions]
     for row in rows[:2]:
         row["correct_cloud"] = None
+    if encoder:
+        more = generate(N_OWN + N_TRAIN)[N_OWN:]
+        rows += [_label(question, "train", *_outcome(random_, len(question.text.split()), 12)) for question in more]
+        texts = [question.text for question in (*questions, *more)]
+        rows = [{**row, **_inputs(text, encoder, random_)} for row, text in zip(rows, texts, strict=True)]
     models = {"local": {"name": "small"}, "cloud": {"name": "large"}}
     return write_label_set(directory, rows, {"models": models, "sources": {"own": "ours", "mawps": "MAWPS, MIT"}})
 
 
-def _label(question: Question, weak: bool, strong: bool) -> dict[str, Any]:
+def _inputs(text: str, encoder: Encoder, random_: random.Random) -> dict[str, Any]:
+    """What a head reads, and answers of one meaning or of many to learn entropies from."""
+    name, embed = encoder
+    embedding, scale = quantized(embed(text))
+    meanings = {"local": random_.choice((1, 9)), "cloud": random_.choice((1, 9))}
+    ids = {f"semantic_ids_{side}": [random_.randrange(n) for _ in range(10)] for side, n in meanings.items()}
+    shares = {f"correct_share_{side}": random_.random() for side in ("local", "cloud")}
+    columns = {"text_features": text_features(text).tolist(), "strong_wins_soft": random_.random(), "template": text}
+    return {**columns, **ids, **shares, f"embedding_{name}": embedding, f"embedding_{name}_scale": scale}
+
+
+def _label(question: Question, split: str, weak: bool, strong: bool) -> dict[str, Any]:
     own = question.dataset == "own"
     return {
-        "query_id": question.id, "dataset": question.dataset, "row": str(question.row), "split": "test",
+        "query_id": question.id, "dataset": question.dataset, "row": str(question.row), "split": split,
         "question_sha256": question.sha256, "text": question.text if own else None, "insufficient": False,
         "question": json.dumps(question.to_row()) if own else None, "strong_wins": 0.5, "entropy_local": 0.1,
         "entropy_cloud": 0.1, "correct_local": weak, "correct_cloud": strong, "greedy_n_tokens_local": 4,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.router import Encoder, RouterModel
 from edge_agent.training import evaluation_run as run
 from edge_agent.training.evaluation_ledger import fingerprint, read_ledger, record
 from edge_agent.training.evaluation_page import page, shown
@@ -22,6 +23,10 @@ from edge_agent.training.published_results import SETS, published_rows
 from tests.training.outcome_files import write_data, write_labels
 
 ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("EDGE_AGENT_DATA", ROOT.parent / "shared" / "data"))
+needs_data = pytest.mark.skipif(
+    not (DATA / "routellm").is_dir(), reason=f"{DATA} has no routellm/; set EDGE_AGENT_DATA to the data folder"
+)
 NOW = "2026-01-01T00:00:00Z"
 SETTINGS = Settings(resamples=40)
 
@@ -190,16 +195,22 @@ def test_both_papers_have_nine_rows_a_set(name: str) -> None:
     assert all(13 < row.cpt50 < row.cpt80 < 91 for row in rows) and published_rows("our pair") == []
 
 
-def test_the_tool_scores_a_bundle_and_says_how_many_it_has_seen(
-    data: Path, labels: Path, tiny_router: Path, tmp_path: Path
+def test_the_tool_scores_a_bundle_and_every_candidate_and_says_how_many(
+    data: Path, tiny_router: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--labels", str(labels), "--bundle", str(tiny_router), "--routers", "shipped", "--resamples", "20")
-    found = tool(*arguments, "--docs", str(tmp_path), EDGE_AGENT_DATA=str(data), XDG_CACHE_HOME=str(tmp_path))
+    model = RouterModel.load(tiny_router)
+    directory = (model.path / model.card.encoder).resolve()
+    encoder = Encoder(directory, inputs=model.card.encoder_inputs, max_tokens=model.card.max_tokens)
+    labels = write_labels(tmp_path / "labels", data, (directory.name, encoder.embed))
+    arguments = ("--labels", str(labels), "--bundle", str(tiny_router), "--resamples", "4", "--docs", str(tmp_path))
+    found = tool(*arguments, EDGE_AGENT_DATA=str(data), XDG_CACHE_HOME=str(tmp_path))
     assert found.returncode == 0, found.stderr
-    assert "1 routers were ever scored" in found.stdout and "shipped (tiny-1)" in found.stdout
+    ledger = read_ledger(tmp_path / "evaluation" / run.LEDGER)
+    assert f"{len(ledger)} routers were ever scored" in found.stdout and ledger[0].name == "shipped (tiny-1)"
+    assert len(ledger) > 20 and not any("samples" in entry.name for entry in ledger)
     numbers = json.loads((tmp_path / "evaluation" / run.NUMBERS).read_text())
     names = ["MT-Bench", "GSM8K", "MMLU", "our pair", "our pair, public questions"]
-    assert [one["name"] for one in numbers["sets"]] == names
+    assert [one["name"] for one in numbers["sets"]] == names and numbers["has_samples_figure"]
 
 
 def test_the_tool_names_the_setting_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -213,5 +224,19 @@ def test_the_page_that_is_shipped_says_what_its_numbers_say() -> None:
     text, numbers = (ROOT / "docs" / run.PAGE).read_text(), run.read_numbers(ROOT / "docs")
     ledger = read_ledger(ROOT / "docs" / "evaluation" / run.LEDGER)
     assert numbers["configurations"] == len(ledger)
-    pictures = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    pictures = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert pictures and all((ROOT / "docs" / name).is_file() for name in pictures)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["MT-Bench", "GSM8K"])
+def test_the_numbers_of_the_page_come_out_again(name: str) -> None:
+    numbers = run.read_numbers(ROOT / "docs")
+    (one,) = (one for one in read_published(DATA) if one.name == name)
+    (expected,) = (one for one in numbers["sets"] if one["name"] == name)
+    found = report(one, [], Settings(numbers["settings"]["resamples"], numbers["settings"]["seed"]))
+    rows = {row["name"]: row for row in expected["rows"]}
+    for row in found["rows"]:
+        for figure, values in row["figures"].items():
+            known = rows[row["name"]]["figures"][figure]
+            assert values == pytest.approx(known, abs=2e-4, rel=1e-4), (row["name"], figure)
