@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from edge_agent import policy
 from edge_agent.errors import CloudError, EdgeAgentError, RequestError, RouterError
 from edge_agent.policy import Facts
-from edge_agent.types import Chunk, Completion, Decision, Exchange, Query, Route, ShadowScore
+from edge_agent.types import Chunk, Completion, Decision, Estimate, Exchange, Query, Route, ShadowScore
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Router(Protocol):
     version: str
     threshold: float
 
-    def score(self, query: Query) -> float: ...
+    def estimate(self, query: Query) -> Estimate: ...
 
 
 class Log(Protocol):
@@ -93,19 +93,20 @@ class Agent:
     def plan(self, query: Query) -> Plan:
         """Score and decide."""
         started = time.perf_counter()
-        router, score = self.router, None
+        router, estimate = self.router, None
         if router is not None and not query.private:
             try:
-                score = router.score(query)
+                estimate = router.estimate(query)
             except RouterError as error:
                 _LOGGER.warning("router %s could not score: %s", router.version, error)
-        router_ms = _ms_since(started) if score is not None else None
+        router_ms = _ms_since(started) if estimate is not None else None
         threshold = self._threshold if router is None else self._threshold_of(router)
         prompt_tokens, refused = self._prompt_tokens(query)
         facts = Facts(
             wish=query.wish,
             private=query.private,
-            score=score,
+            score=estimate.score if estimate else None,
+            acceptable=estimate.acceptable if estimate else None,
             threshold=threshold,
             router_version=router.version if router else None,
             cloud_problem=self._cloud_problem(),
@@ -126,7 +127,7 @@ class Agent:
         if shadow is None or decision.score is None:
             return None
         try:
-            score = shadow.score(query)
+            score = shadow.estimate(query).score
         except Exception as error:  # whatever is wrong with a candidate, the answer and its row stand
             problem = error.message if isinstance(error, RouterError) else type(error).__name__  # no text of a question
             _LOGGER.warning("candidate router %s could not score: %s", shadow.version, problem)

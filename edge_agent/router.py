@@ -7,7 +7,6 @@ and no padding, always: dynamic int8 scales are taken over the whole input, so p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from edge_agent.router_card import (
     verify_files,
 )
 from edge_agent.router_signature import verify_signature
-from edge_agent.types import Message, Query
+from edge_agent.types import Estimate, Message, Query
 
 if TYPE_CHECKING:
     import onnxruntime  # type: ignore[import-untyped]
@@ -42,16 +41,6 @@ GOLDEN_TOLERANCE = 0.03
 
 CONTEXT_WORDS = 6
 """A last message of at most this many words ("and why?") is scored together with the user's message before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a router's heads say of one query, each in [0, 1]."""
-
-    score: float
-    """P(the cloud model does better)."""
-    acceptable: float | None = None
-    """P(the local answer is good enough); None when the bundle has no such head."""
 
 
 def scored_text(messages: Sequence[Message], kind: str = "last_user_message") -> str:

@@ -80,6 +80,16 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a router's heads say of one query, each in [0, 1]."""
+
+    score: float
+    """P(the cloud model does better)."""
+    acceptable: float | None = None
+    """P(the local answer is good enough); None when the bundle has no such head."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     route: Route | None
     """Who answers; None when nobody may or can, and `reason` says why."""

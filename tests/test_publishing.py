@@ -25,7 +25,7 @@ from edge_agent.log_reader import LogReader
 from edge_agent.router_archive import pack
 from edge_agent.router_comparison import COLUMNS, compare
 from edge_agent.router_signature import new_private_key, public_key_of, sign
-from edge_agent.types import Chunk, Completion, Message, Query
+from edge_agent.types import Chunk, Completion, Estimate, Message, Query
 from tests.asking import ask, events, eventually, get
 from tests.conftest import StartDaemon, cloud_settings
 from tests.daemon_process import TOKEN, DaemonProcess, running_daemon
@@ -342,11 +342,11 @@ class Scorer:
     def __init__(self, version: str, told: list[str], problem: Exception | None = None):
         self.version, self.threshold, self._told, self._problem = version, 0.5, told, problem
 
-    def score(self, query: Query) -> float:
+    def estimate(self, query: Query) -> Estimate:
         self._told.append(self.version)
         if self._problem:
             raise self._problem
-        return 0.25
+        return Estimate(0.25)
 
 
 @pytest.mark.parametrize("problem", [None, RouterError("cannot score"), ValueError("a bug")])

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent import text_features
 from edge_agent.errors import RouterError
 from edge_agent.onnx_file import read_facts
-from edge_agent.router import RouterModel, find_bundle
+from edge_agent.router import RouterModel, find_bundle, scored_text
 from edge_agent.types import Message, Query
 from tests.tiny_router import edit_card, make_tiny_router, replace_file, tiny_encoder, tiny_head
 
@@ -76,6 +76,31 @@ def test_any_text_gets_a_score(tiny, text, low, high):
 def test_the_last_user_message_is_what_is_scored(tiny):
     history = (Message("user", "hard"), Message("assistant", "hard"), Message("user", "easy"), Message("tool", "hard"))
     assert tiny.score(Query(messages=history)) == tiny.score(asking("easy"))
+
+
+@pytest.mark.parametrize(
+    ("said", "scored"),
+    [
+        (["prove it", "and why?"], "prove it\nand why?"),
+        (
+            ["prove it", "please explain why this holds for all of them"],
+            "please explain why this holds for all of them",
+        ),
+        (["and why?"], "and why?"),
+        ([], ""),
+    ],
+)
+def test_a_follow_up_too_short_to_stand_alone_is_scored_with_what_it_follows(said, scored):
+    messages = [turn for text in said for turn in (Message("user", text), Message("assistant", "hard"))]
+    assert scored_text(messages, "last_user_message_in_context") == scored
+    assert scored_text(messages) == (said[-1] if said else "")
+
+
+def test_the_card_says_whether_a_follow_up_is_scored_in_context(bundle):
+    follow_up = asking("this is hard", "and why?")
+    assert RouterModel.load(bundle).score(follow_up) < 0.1
+    edit_card(bundle, input="last_user_message_in_context")
+    assert RouterModel.load(bundle).score(follow_up) > 0.9
 
 
 def test_a_query_without_user_message_is_scored_as_empty_text(tiny):
@@ -344,7 +369,7 @@ def test_padding_changes_int8_embeddings_which_is_why_nothing_is_padded(shipped)
 def test_loading_and_scoring_need_no_training_packages():
     code = (
         "import sys; sys.modules.update(onnx=None, torch=None, tqdm=None)\n"
-        "from edge_agent.router import RouterModel, find_bundle\n"
+        "from edge_agent.router import RouterModel, find_bundle, scored_text\n"
         f"print(RouterModel.load({str(SHIPPED / 'current')!r}).score_text('hello'))\n"
         "assert not any(name.startswith('edge_agent.training') for name in sys.modules)"
     )
