@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from edge_agent.files import sha256, write_directory
 from edge_agent.router import Encoder
 from edge_agent.router_card import ENCODER_MODEL, TOKENIZER
+from edge_agent.training.encoder_parity import REFERENCE, Reference, check, encoder_parity
 
 Array = npt.NDArray[Any]
 Input = str | Array | float | list[int]
@@ -29,70 +31,62 @@ Input = str | Array | float | list[int]
 OPSET, IR_VERSION = 17, 8
 ENCODER_CARD = "encoder.json"
 INPUTS = ["input_ids", "attention_mask"]
-COSINE_MEAN, COSINE_MIN = 0.99, 0.97
-"""What quantization may cost; a wrong scale or a per-tensor one costs more."""
+MAX_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
-    """How closely the int8 graph follows its float32 twin: cosines of their embeddings over `parity_texts()`."""
+class EncoderFiles:
+    """An encoder before it has a directory: its graph, the float32 twin of that, and its tokenizer."""
 
-    n_texts: int
-    cosine_mean: float
-    cosine_min: float
+    model: bytes
+    twin: bytes
+    tokenizer: bytes
+
+    def encoder(self, *, twin: bool = False) -> Encoder:
+        """The graph, or its twin, as the device runs it."""
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, ENCODER_MODEL).write_bytes(self.twin if twin else self.model)
+            Path(directory, TOKENIZER).write_bytes(self.tokenizer)
+            return Encoder(Path(directory), inputs=INPUTS, max_tokens=MAX_TOKENS)
 
 
-def export_encoder(source: Path, encoders: Path, name: str) -> Path:
-    """Writes `encoders`/<name>-<sha8>/{model.onnx, tokenizer.json, encoder.json}, whole or not at all.
+def whole_encoder(source: Path) -> EncoderFiles:
+    """The encoder of a sentence-transformers directory: config.json, model.safetensors, tokenizer.json."""
+    return EncoderFiles(
+        encoder_graph(source), encoder_graph(source, quantized=False), (source / TOKENIZER).read_bytes()
+    )
 
-    :param source: a sentence-transformers directory: config.json, model.safetensors, tokenizer.json.
-    :returns: the directory; when it was there already it is left as it is.
-    :raises ValueError: when the int8 graph is further from float32 than COSINE_MEAN and COSINE_MIN allow.
-    """
-    model, tokenizer = encoder_graph(source), (source / TOKENIZER).read_bytes()
-    found = parity(model, encoder_graph(source, quantized=False), tokenizer)
-    if found.cosine_mean < COSINE_MEAN or found.cosine_min < COSINE_MIN:
-        raise ValueError(
-            f"{source}: int8 cosine to float32: expected mean {COSINE_MEAN}, min {COSINE_MIN}, found {found}"
-        )
-    card = {
-        "name": name,
+
+def source_card(source: Path) -> dict[str, Any]:
+    """What `encoder.json` says of an encoder made from a sentence-transformers directory."""
+    return {
         "source_sha256": sha256((source / "model.safetensors").read_bytes()),
-        "inputs": INPUTS,
         "quantization": "int8 weights per channel, activations at run time; embeddings int8 per row",
-        "parity": asdict(found),
     }
-    files = {ENCODER_MODEL: model, TOKENIZER: tokenizer, ENCODER_CARD: json.dumps(card, indent=1).encode()}
-    return write_directory(encoders / f"{name}-{sha256(model)[:8]}", files)
 
 
-def parity(model: bytes, reference: bytes, tokenizer: bytes) -> Parity:
-    """Cosines between the embeddings of two graphs, one text at a time and unpadded, as on the device."""
-    texts = parity_texts()
-    found, wanted = (_embeddings(graph, tokenizer, texts) for graph in (model, reference))
-    cosines = np.sum(found * wanted, axis=1)
-    return Parity(len(texts), round(float(cosines.mean()), 4), round(float(cosines.min()), 4))
+def write_encoder(
+    files: EncoderFiles, encoders: Path, name: str, card: Mapping[str, Any], *,
+    twins: Path | None = None, texts: Sequence[str] | None = None,
+) -> Path:  # fmt: skip
+    """Writes `encoders`/<name>-<sha8>/{model.onnx, tokenizer.json, encoder.json, float32.npz}, whole or not at all.
 
-
-def _embeddings(model: bytes, tokenizer: bytes, texts: list[str]) -> Array:
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory, ENCODER_MODEL).write_bytes(model)
-        Path(directory, TOKENIZER).write_bytes(tokenizer)
-        encoder = Encoder(Path(directory), inputs=INPUTS, max_tokens=128)
-    return np.stack([encoder.embed(text) for text in texts])
-
-
-def parity_texts() -> list[str]:
-    """Texts of all lengths and kinds a device meets: commands, questions, sums, code, other scripts, pages."""
-    rooms, things, states = ("kitchen", "bedroom", "cellar"), ("light", "heating", "fan"), ("on", "off", "to 40 %")
-    commands = [f"turn the {r} {t} {s}" for r in rooms for t in things for s in states]
-    people, verbs = ("Marie Curie", "the mayor of Lyon", "my neighbour"), ("born", "elected", "seen last")
-    questions = [f"{w} was {p} {v}?" for w in ("When", "Where", "Why") for p in people for v in verbs]
-    sums = [f"What is {17 * i} {sign} {i + 3}? Show each step." for i in range(2, 12) for sign in "+-*/"]
-    code = [f"def f_{i}(x):\n    return x ** {i} if x > {i} else -x\n# why does f_{i}(3) fail?" for i in range(10)]
-    other = ["", "?", "ok", "Merci beaucoup, à demain !", "Как дела?", "今日の天気は？", "😀😀😀", "a" * 300, "7" * 50]
-    single = commands + questions + sums + code + other
-    return single + [" ".join(single[i : i + n]) for n in (3, 8, 20) for i in range(0, len(single) - n, n)]
+    :param card: what `encoder.json` says besides name, inputs and parity.
+    :param twins: where a directory of the same name with the float32 graph is written too.
+    :param texts: what it is compared with its twin on; default our own generator's.
+    :returns: the directory; when it was there already it is left as it is.
+    :raises ValueError: when the graph is further from its twin than `encoder_parity.BOUNDS` allow.
+    """
+    reference = Reference.of(files.encoder(twin=True), texts)
+    found = check(encoder_parity(files.encoder(), reference), name=name)
+    about = {"name": name, "inputs": INPUTS, **card, "parity": found.to_row()}
+    directory = f"{name}-{sha256(files.model)[:8]}"
+    written = {TOKENIZER: files.tokenizer, ENCODER_CARD: json.dumps(about, indent=1).encode()}
+    if twins:
+        write_directory(twins / directory, {ENCODER_MODEL: files.twin, **written})
+    return write_directory(
+        encoders / directory, {ENCODER_MODEL: files.model, REFERENCE: reference.serialized(), **written}
+    )
 
 
 def encoder_graph(directory: Path, *, quantized: bool = True) -> bytes:
@@ -104,17 +98,28 @@ def encoder_graph(directory: Path, *, quantized: bool = True) -> bytes:
     :param quantized: False gives the float32 twin, for comparisons.
     :raises ValueError: when config.json describes something else.
     """
+    return graph_of(*read_bert(directory), quantized=quantized)
+
+
+def read_bert(directory: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Weights and config.json of a sentence-transformers directory. :raises ValueError: for another architecture."""
     config = json.loads((directory / "config.json").read_text())
     for key, expected in {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}.items():
         if config.get(key) != expected:
             raise ValueError(f"{directory}/config.json: {key}: expected {expected}, found {config.get(key)}")
-    return graph_of(read_safetensors(directory / "model.safetensors"), config, quantized=quantized)
+    return read_safetensors(directory / "model.safetensors"), config
 
 
 def graph_of(tensors: dict[str, Array], config: dict[str, Any], *, quantized: bool) -> bytes:
     """The graph of a BERT with these weights, named as in its safetensors file, and this config.json."""
     graph = _Graph(tensors, config, quantized)
     return graph.serialized(graph.pooled(graph.encoded()))
+
+
+def graph_with(pooled: Callable[[_Graph], str], dimension: int) -> bytes:
+    """The graph whose embedding, of this length, is the output that `pooled` adds to an empty one."""
+    graph = _Graph({}, {"hidden_size": dimension}, True)
+    return graph.serialized(pooled(graph))
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:
@@ -164,15 +169,21 @@ class _Graph:
         return self.tensors[".".join(map(str, path))]
 
     def encoded(self) -> str:
+        hidden = self.begun()
+        for layer in range(self.config["num_hidden_layers"]):
+            hidden = self.layer(hidden, layer)
+        return hidden
+
+    def begun(self) -> str:
+        """Token embeddings, and the masks that the layers need."""
         mask = self.op("Cast", "attention_mask", to=TensorProto.FLOAT)
         self.mask = self.op("Unsqueeze", mask, [2])  # (batch, tokens, 1)
         away = self.op("Mul", self.op("Sub", 1.0, mask), -1e4)
         self.penalty = self.op("Unsqueeze", away, [1, 2])  # (batch, 1, 1, tokens)
-        hidden = self.embedded()
-        for layer in range(self.config["num_hidden_layers"]):
-            hidden = self.attended(hidden, f"encoder.layer.{layer}.attention")
-            hidden = self.transformed(hidden, f"encoder.layer.{layer}")
-        return hidden
+        return self.embedded()
+
+    def layer(self, hidden: str, number: int) -> str:
+        return self.transformed(self.attended(hidden, f"encoder.layer.{number}.attention"), f"encoder.layer.{number}")
 
     def embedded(self) -> str:
         words = self.tensor("embeddings.word_embeddings.weight")
@@ -227,15 +238,20 @@ class _Graph:
         return self.op("LayerNormalization", hidden, weight, bias, axis=-1, epsilon=self.config["layer_norm_eps"])
 
     def pooled(self, hidden: str) -> str:
+        return self.op("LpNormalization", self.mean(hidden), axis=-1, p=2)
+
+    def mean(self, hidden: str) -> str:
         total = self.op("ReduceSum", self.op("Mul", hidden, self.mask), [1], keepdims=0)
-        mean = self.op("Div", total, self.op("ReduceSum", self.mask, [1], keepdims=0))
-        return self.op("LpNormalization", mean, axis=-1, p=2)
+        return self.op("Div", total, self.op("ReduceSum", self.mask, [1], keepdims=0))
 
     def serialized(self, output: str) -> bytes:
-        self.nodes.append(helper.make_node("Identity", [output], ["embedding"]))
+        return self.with_outputs({"embedding": (output, ["batch", self.config["hidden_size"]])})
+
+    def with_outputs(self, named: Mapping[str, tuple[str, list[str | int]]]) -> bytes:
+        """The model; `named` gives each output's name the node's output behind it, and its shape."""
+        self.nodes += [helper.make_node("Identity", [output], [name]) for name, (output, _) in named.items()]
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
-        shape = ["batch", self.config["hidden_size"]]
-        outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, shape)]
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, (_, shape) in named.items()]
         weights = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
         graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

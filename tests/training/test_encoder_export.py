@@ -8,7 +8,16 @@ import pytest
 
 from edge_agent.onnx_file import read_facts
 from edge_agent.router import Encoder
-from edge_agent.training.encoder_export import INPUTS, encoder_graph, export_encoder, parity, quantize
+from edge_agent.training.encoder_export import (
+    INPUTS,
+    EncoderFiles,
+    encoder_graph,
+    quantize,
+    whole_encoder,
+    write_encoder,
+)
+from edge_agent.training.encoder_parity import Reference, encoder_parity
+from edge_agent.training.static_encoder import static_graph
 from tests.tiny_router import VOCABULARY, tiny_tokenizer
 
 CONFIG = {
@@ -21,6 +30,7 @@ CONFIG = {
     "intermediate_size": 64,
     "layer_norm_eps": 1e-12,
 }
+TEXTS = ["hello there", "what is 2 + 2?", "x " * 50]
 
 
 def random_weights():
@@ -101,14 +111,26 @@ def test_the_int8_graph_is_int8_and_close_to_float(source):
     assert {"MatMulInteger", "DynamicQuantizeLinear"} <= facts.operators
     assert facts.domains == {""}
     assert len(model) < 0.7 * len(reference)
-    assert parity(model, reference, tiny_tokenizer()).cosine_mean > 0.99
+    files = EncoderFiles(model, reference, tiny_tokenizer())
+    assert encoder_parity(files.encoder(), Reference.of(files.encoder(twin=True), TEXTS)).cosine_mean > 0.99
 
 
 def test_exporting_twice_gives_the_same_directory(source, tmp_path):
-    first = export_encoder(source, tmp_path / "encoders", "tiny-bert")
-    assert sorted(file.name for file in first.iterdir()) == ["encoder.json", "model.onnx", "tokenizer.json"]
-    assert export_encoder(source, tmp_path / "encoders", "tiny-bert") == first
-    assert list((tmp_path / "encoders").iterdir()) == [first]
+    files, encoders = whole_encoder(source), tmp_path / "encoders"
+    first = write_encoder(files, encoders, "tiny-bert", {"source": "0"}, twins=tmp_path / "float32", texts=TEXTS)
+    names = ["encoder.json", "float32.npz", "model.onnx", "tokenizer.json"]
+    assert sorted(file.name for file in first.iterdir()) == names
+    assert write_encoder(files, encoders, "tiny-bert", {"source": "0"}, texts=TEXTS) == first
+    assert list(encoders.iterdir()) == [first]
+    assert (tmp_path / "float32" / first.name / "model.onnx").read_bytes() == files.twin
+
+
+def test_an_encoder_far_from_its_twin_is_not_written(source, tmp_path):
+    whole = whole_encoder(source)
+    files = EncoderFiles(whole.model, static_graph(np.eye(len(VOCABULARY), 32, dtype=np.float32)), whole.tokenizer)
+    with pytest.raises(ValueError, match="tiny-bert is too far from float32: cosine_mean"):
+        write_encoder(files, tmp_path, "tiny-bert", {}, texts=TEXTS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_architecture_is_refused_by_name(source, tmp_path):
