@@ -1,8 +1,9 @@
-"""The router's int8 encoder against a float32 one of the same shape: time from text to score, and memory.
+"""Encoders beside each other, under the same kind of head: time from text to score, where it goes, bytes and memory.
 
-python -m benchmarks.router_latency [--rounds N]
+python -m benchmarks.router_latency [ENCODER ...] [--rounds N]
 
-The float32 twin has random weights: neither time nor memory depends on their values.
+Without arguments: those of router_models/encoders. The last row is always a float32 twin of MiniLM-L6 with random
+weights, since neither time nor memory depends on their values; ratios are to the first row, round by round.
 """
 
 from __future__ import annotations
@@ -13,18 +14,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.table import median, print_table, ratio, spread
-from edge_agent.router import Encoder, RouterModel, find_bundle
-from edge_agent.router_card import ENCODER_MODEL, RouterCard
-from edge_agent.training.encoder_export import graph_of
+from edge_agent import text_features
+from edge_agent.router import Encoder, _session
+from edge_agent.router_card import ENCODER_MODEL, TOKENIZER
+from edge_agent.training.encoder_export import INPUTS, IR_VERSION, MAX_TOKENS, OPSET, graph_of
 
 TOKENS = (16, 64, 128)
 SHAPE = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}
 VOCABULARY, POSITIONS = 30522, 512
+WORDS = "please turn the light in the kitchen down a little and tell me how long it takes to boil an egg".split()  # noqa: SIM905
+"""One token each."""
+WARM_UP = 3
 
 MEMORY = """
 import sys
@@ -43,18 +53,67 @@ print((anonymous_kb() - before) / 1024)
 """
 
 
+class Scorer:
+    """An encoder and a head: what a router does with a text, part by part."""
+
+    def __init__(self, encoder: Encoder, head: onnxruntime.InferenceSession):
+        self.encoder, self.head = encoder, head
+
+    def score(self, text: str) -> None:
+        self.headed(self.encoder.features(text))
+
+    def headed(self, features: np.ndarray[Any, Any]) -> None:
+        self.head.run(["score"], {"features": features[None, :]})
+
+    def parts(self, text: str) -> dict[str, Callable[[], object]]:
+        features, ids = self.encoder.features(text), np.array([self.encoder.token_ids(text)])
+        values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return {
+            "tokenizer": lambda: self.encoder.token_ids(text),
+            "graph": lambda: self.encoder._session.run(["embedding"], values),
+            "text features": lambda: text_features.text_features(text),
+            "head": lambda: self.headed(features),
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoders", type=Path, nargs="*", help="directories; default those of router_models/encoders")
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
-    bundle = find_bundle(None, Path("no state directory")).resolve()
-    router = RouterModel.load(bundle)
+    arguments = parser.parse_args()
+    paths = arguments.encoders or sorted(path.parent for path in Path("router_models/encoders").glob("*/encoder.json"))
     with tempfile.TemporaryDirectory() as temporary:
-        directories = {"int8": bundle / router.card.encoder, "float32": Path(temporary)}
-        (directories["float32"] / ENCODER_MODEL).write_bytes(float32_twin())
-        shutil.copy(bundle / router.card.tokenizer, temporary)
-        latency(router, with_encoder(router, directories["float32"]), rounds)
-        memory(directories, router.card)
+        twin = Path(temporary, "float32")
+        twin.mkdir()
+        (twin / ENCODER_MODEL).write_bytes(float32_twin())
+        shutil.copy(paths[0] / TOKENIZER, twin)
+        directories = {path.name: path for path in [*paths, twin]}
+        scorers = {name: scorer(path, Path(temporary)) for name, path in directories.items()}
+        latency(scorers, arguments.rounds)
+        where_time_goes(scorers, arguments.rounds)
+        space(directories)
+
+
+def scorer(directory: Path, temporary: Path) -> Scorer:
+    """An encoder under a logistic head of its length."""
+    encoder = Encoder(directory, inputs=INPUTS, max_tokens=MAX_TOKENS)
+    path = temporary / f"head-{encoder.dimension}.onnx"
+    path.write_bytes(head(encoder.dimension + len(text_features.NAMES)))
+    return Scorer(encoder, _session(path, 1))
+
+
+def head(n_features: int) -> bytes:
+    """A logistic head."""
+    nodes = [
+        helper.make_node("MatMul", ["features", "weight"], ["product"]),
+        helper.make_node("Sigmoid", ["product"], ["score"]),
+    ]
+    inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", n_features])]
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch", 1])]
+    weight = numpy_helper.from_array(np.ones((n_features, 1), np.float32), "weight")
+    graph = helper.make_graph(nodes, "head", inputs, outputs, [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return bytes(model.SerializeToString())
 
 
 def float32_twin() -> bytes:
@@ -79,39 +138,52 @@ def float32_twin() -> bytes:
     return graph_of(tensors, {**SHAPE, "layer_norm_eps": 1e-12}, quantized=False)
 
 
-def with_encoder(router: RouterModel, directory: Path) -> RouterModel:
-    """The same router with another encoder."""
-    encoder = Encoder(directory, inputs=router.card.encoder_inputs, max_tokens=router.card.max_tokens)
-    return RouterModel(router.card, encoder, router._head, router.path)
+def text_of(n_tokens: int) -> str:
+    """Ordinary words; with [CLS] and [SEP] so many tokens."""
+    return " ".join(islice(cycle(WORDS), n_tokens - 2))
 
 
-def latency(int8: RouterModel, float32: RouterModel, rounds: int) -> None:
+def timed(what: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    what()
+    return 1000 * (time.perf_counter() - start)
+
+
+def latency(scorers: dict[str, Scorer], rounds: int) -> None:
+    rows = {name: [name] for name in scorers}
+    for n_tokens in TOKENS:
+        text = text_of(n_tokens)
+        times: dict[str, list[float]] = {name: [] for name in scorers}
+        for _ in range(rounds + WARM_UP):
+            for name, one in scorers.items():
+                assert len(one.encoder.token_ids(text)) == n_tokens
+                times[name].append(timed(lambda one=one, text=text: one.score(text)))  # type: ignore[misc]
+        kept = {name: values[WARM_UP:] for name, values in times.items()}
+        first = next(iter(kept.values()))
+        for name, values in kept.items():
+            rows[name] += [spread(values, " ms", 2), f"{ratio(values, first):.2f}"]
+    head = ["encoder", *(cell for n in TOKENS for cell in (f"{n} tokens", "ratio"))]
+    print_table("Text to score, one thread, batch 1", head, list(rows.values()))
+
+
+def where_time_goes(scorers: dict[str, Scorer], rounds: int, *, n_tokens: int = 64) -> None:
     rows = []
-    for tokens in TOKENS:
-        text = "the " * (tokens - 2)  # and [CLS] and [SEP]
-        times: dict[str, list[float]] = {"int8": [], "float32": []}
-        for _ in range(rounds + 3):
-            for name, router in (("int8", int8), ("float32", float32)):
-                start = time.perf_counter()
-                router.score_text(text)
-                times[name].append(1000 * (time.perf_counter() - start))
-        ours, theirs = times["int8"][3:], times["float32"][3:]  # the first three warm up
-        rows.append([str(tokens), spread(ours, " ms", 2), spread(theirs, " ms", 2), f"{ratio(ours, theirs):.2f}"])
-    print_table("Text to score, one thread, batch 1", ["tokens", "int8", "float32", "int8 / float32"], rows)
+    for name, one in scorers.items():
+        parts = one.parts(text_of(n_tokens))
+        medians = [median([timed(part) for _ in range(rounds + WARM_UP)][WARM_UP:]) for part in parts.values()]
+        rows.append([name, *(f"{value:.3f} ms" for value in medians)])
+    print_table(f"Where the time goes at {n_tokens} tokens", ["encoder", *parts], rows)
 
 
-def memory(directories: dict[str, Path], card: RouterCard) -> None:
-    anonymous: dict[str, list[float]] = {name: [] for name in directories}
-    for _ in range(3):
-        for name, directory in directories.items():
-            command = [sys.executable, "-c", MEMORY, str(directory), ",".join(card.encoder_inputs)]
-            anonymous[name].append(float(subprocess.run(command, check=True, capture_output=True).stdout))
-    sizes = {name: [(path / ENCODER_MODEL).stat().st_size / 2**20] for name, path in directories.items()}
+def space(directories: dict[str, Path]) -> None:
     rows = []
-    for what, found in (("file", sizes), ("RssAnon after 200 texts, tokenizer included", anonymous)):
-        ours, theirs = median(found["int8"]), median(found["float32"])
-        rows.append([what, f"{ours:.1f} MiB", f"{theirs:.1f} MiB", f"{ours / theirs:.2f}"])
-    print_table("Encoder", ["", "int8", "float32", "int8 / float32"], rows)
+    for name, directory in directories.items():
+        command = [sys.executable, "-c", MEMORY, str(directory), ",".join(INPUTS)]
+        found = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(3)]
+        size = (directory / ENCODER_MODEL).stat().st_size
+        rows.append([name, f"{size / 2**20:.1f} MiB", f"{median(found):.0f} MiB"])
+    print_table("Encoder", ["", "file", "RssAnon after 200 texts, tokenizer included"], rows)
 
 
 if __name__ == "__main__":
