@@ -23,8 +23,9 @@ DEFAULTS = Settings()
 def main() -> None:
     chosen = parse()
     directory = chosen.encoder or only(chosen.output / "encoders")
-    recipe = [Ingredient.parse(text) for text in chosen.labels] if chosen.labels else RECIPE
-    parts = read_parts(chosen.sets, recipe, directory.name, progress=tell)
+    recipe = [Ingredient.parse(text) for text in chosen.labels] if chosen.labels else list(RECIPE)
+    recipe += [Ingredient.parse(text) for text in chosen.add]
+    parts = read_parts(chosen.sets, recipe, directory, progress=tell)
     settings = Settings(chosen.head, chosen.cloud_share, chosen.seed)
     router = train_router(parts, settings, progress=tell)
     rule = f"sends {chosen.cloud_share:.0%} of the questions of {parts[0].name} to the cloud (train and dev)"
@@ -46,6 +47,7 @@ def parse() -> argparse.Namespace:
     targets = ", ".join(LABEL_SOURCES)
     teaches = f"a label set and what it teaches, the device's pair first; repeat for more. Targets: {targets}"
     add("--labels", action="append", metavar="DIR[=TARGET[*WEIGHT]]", help=teaches)
+    add("--add", action="append", default=[], metavar="DIR[=...]", help="likewise, besides the recipe's or --labels")
     add("--sets", type=Path, default=Path("label_sets"), help="where the label sets of the recipe are")
     add("--output", type=Path, default=Path("router_models"), help="where encoders/ is and <version>/ goes")
     add("--encoder", type=Path, help="a directory of OUTPUT/encoders; default the only one there")

@@ -19,11 +19,13 @@ from edge_agent.training.calibration import Calibration
 from edge_agent.training.candidates import candidates
 from edge_agent.training.embeddings import features_of
 from edge_agent.training.encoder_parity import REFERENCE, Reference
+from edge_agent.training.label_rows import SCHEMA, to_table
 from edge_agent.training.label_set import CARD, LABELS, write_label_set
 from edge_agent.training.router_export import export_bundle, load_encoder
 from edge_agent.training.router_heads import HEADS, LinearHead
 from edge_agent.training.router_recipe import Ingredient, read_parts
 from edge_agent.training.router_training import CalibratedHead, Part, Settings, out_of_fold, train_router
+from edge_agent.training.sample_store import write_parquet
 from edge_agent.training.training_rows import LABEL_SOURCES, read_training_rows, training_rows
 from tests.tiny_router import make_tiny_router
 from tests.training.tiny_labels import MODELS, tiny_label_set, tiny_rows
@@ -307,7 +309,7 @@ def test_the_tool_trains_and_publishes_from_label_sets(workshop):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--labels", "nowhere"], "train_router: nowhere: expected a label set .card.json., found none"),
+        (["--labels", "nowhere"], "train_router: nowhere: expected a label set .card.json. or labels .*, found neither"),
         (["--cloud-share", "33"], "expected a share between 0 and 1, found 33"),
         (["--labels", "pair=entropy"], "train_router: target: expected one of entropy, paper's rule"),
         (
@@ -341,8 +343,25 @@ def test_a_set_of_other_text_features_is_refused(workshop):
 
 
 def test_only_the_devices_own_local_model_says_what_is_acceptable(workshop, encoder):
-    name = next((workshop / "router_models" / "encoders").iterdir()).name
+    directory = next((workshop / "router_models" / "encoders").iterdir())
     others = MODELS | {"local": {"name": "another", "sha256": "c" * 64}}
-    write_label_set(workshop / "label_sets" / "others", tiny_rows(encoder, name), {"models": others})
-    parts = read_parts(workshop / "label_sets", [Ingredient(d) for d in ("pair", "more", "others")], name)
+    write_label_set(workshop / "label_sets" / "others", tiny_rows(encoder, directory.name), {"models": others})
+    parts = read_parts(workshop / "label_sets", [Ingredient(d) for d in ("pair", "more", "others")], directory)
     assert [part.same_local_model for part in parts] == [True, True, False]
+
+
+def test_labels_of_a_log_are_embedded_as_they_come(workshop, encoder):
+    """What tools/relabel.py writes of a log has texts, no embeddings and no grades."""
+    rows = [
+        row | {"text": f"{'hard' if i % 2 == 0 else 'plain'} thing {i}", "split": None, "correct_local": None}
+        for i, row in enumerate(tiny_rows(encoder, "tiny"))
+    ]
+    rows[0]["text"] = None  # a public question: it has no text here
+    folder = workshop / "labels"
+    folder.mkdir()
+    write_parquet(folder / LABELS, to_table([{name: row.get(name) for name in SCHEMA.names} for row in rows]))
+    done = run(workshop, "--labels", "pair=entropy, soft", "--add", "labels=entropy, soft*3")
+    assert done.returncode == 0, done.stderr
+    assert "labels: 299 rows, score learns entropy, soft" in done.stderr
+    only = run(workshop, "--labels", "labels=entropy, soft")
+    assert "labels: labels: expected rows with graded answers of both models, found none" in only.stderr
