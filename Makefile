@@ -11,7 +11,7 @@ NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CMAKE_ARGS ?= -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'
 endif
 
-.PHONY: serve cloud-standin test test-fast lint bench config clean help
+.PHONY: serve cloud-standin test test-fast lint bench retrain config clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -43,6 +43,9 @@ bench: $(VENV)/dev ## the figures of docs/performance.md
 	$(BIN)/edge-agent pull qwen2.5-coder-0.5b
 	$(BIN)/python -m benchmarks
 
+retrain: $(VENV)/training ## label sets to a router: train, calibrate, export, publish to router_models/current
+	$(BIN)/python tools/train_router.py --publish
+
 config: $(VENV)/device ## write config.yaml from the defaults
 	$(BIN)/python tools/write_config.py > config.yaml
 
@@ -58,7 +61,12 @@ $(VENV)/device: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -e .
 	@touch $@
 
+$(VENV)/training: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing edge-agent for training; building llama.cpp takes about eight minutes the first time."
+	$(BIN)/python -m pip install -e '.[training]'
+	@touch $@ $(VENV)/device
+
 $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing edge-agent for development; building llama.cpp takes about eight minutes the first time."
 	$(BIN)/python -m pip install -e '.[dev,training,chat]'
-	@touch $@ $(VENV)/device
+	@touch $@ $(VENV)/device $(VENV)/training
