@@ -1,6 +1,7 @@
 """Writes an int8 ONNX encoder for routers from the sentence-transformers directory of all-MiniLM-L6-v2.
 
 tools/export_encoder.py DIRECTORY                               whole
+tools/export_encoder.py DIRECTORY --first 2                     the first layers alone, as they are
 tools/export_encoder.py DIRECTORY --layers 0 4 5 --corpus DATA  some layers, linear maps in place of the others
 tools/export_encoder.py DIRECTORY --static 256 --corpus DATA    a vector for each token, learned from the whole one
 
@@ -21,7 +22,14 @@ from edge_agent.errors import RouterError
 from edge_agent.files import sha256
 from edge_agent.training.embeddings import features_of
 from edge_agent.training.encoder_cut import cut_encoder
-from edge_agent.training.encoder_export import EncoderFiles, read_bert, source_card, whole_encoder, write_encoder
+from edge_agent.training.encoder_export import (
+    EncoderFiles,
+    first_layers,
+    read_bert,
+    source_card,
+    whole_encoder,
+    write_encoder,
+)
 from edge_agent.training.static_encoder import StaticSettings, static_encoder
 from edge_agent.training.text_corpus import read_texts
 
@@ -41,6 +49,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("source", type=Path, help="sentence-transformers directory of a BERT with mean pooling")
     kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--first", type=int, metavar="N", help="keep the first N layers")
     kind.add_argument("--layers", type=int, nargs="+", metavar="N", help="keep these layers, counted from 0")
     kind.add_argument("--static", type=int, metavar="DIMENSION", help="token vectors of this length, and no layers")
     add("--corpus", type=Path, default=Path(os.environ.get("EDGE_AGENT_DATA", "../shared/data")), help="data folder")
@@ -49,7 +58,7 @@ def parse() -> argparse.Namespace:
     )
     add("--output", type=Path, default=Path("router_models"), help="where encoders/<name>-<sha8> goes")
     add("--float32", type=Path, metavar="DIRECTORY", help="write the float32 twin there too")
-    add("--name", help="default all-MiniLM-L6-v2, minilm-l<layers> or static-<dimension>")
+    add("--name", help="default all-MiniLM-L6-v2, minilm-l<layers>, minilm-l<layers>-repaired or static-<dimension>")
     return parser.parse_args()
 
 
@@ -58,7 +67,9 @@ def make(chosen: argparse.Namespace) -> tuple[str, EncoderFiles, dict[str, Any]]
     if chosen.layers:
         texts = read_texts(chosen.corpus, chosen.texts or CUT_TEXTS)
         facts = {"layers": chosen.layers, "texts": described(texts)}
-        return f"minilm-l{len(chosen.layers)}", cut_encoder(chosen.source, chosen.layers, texts), facts
+        return f"minilm-l{len(chosen.layers)}-repaired", cut_encoder(chosen.source, chosen.layers, texts), facts
+    if chosen.first:
+        return f"minilm-l{chosen.first}", first_layers(chosen.source, chosen.first), {"first_layers": chosen.first}
     whole = whole_encoder(chosen.source)
     if not chosen.static:
         return "all-MiniLM-L6-v2", whole, {}

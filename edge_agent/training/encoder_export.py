@@ -57,6 +57,19 @@ def whole_encoder(source: Path) -> EncoderFiles:
     )
 
 
+def first_layers(source: Path, n: int) -> EncoderFiles:
+    """The encoder that stops after the first n layers: the mean of their vectors is the embedding.
+
+    :raises ValueError: when the model has fewer layers.
+    """
+    tensors, config = read_bert(source)
+    if not 0 < n <= config["num_hidden_layers"]:
+        raise ValueError(f"first: expected 1 to {config['num_hidden_layers']} layers, found {n}")
+    config = {**config, "num_hidden_layers": n}
+    graphs = [graph_of(tensors, config, quantized=quantized) for quantized in (True, False)]
+    return EncoderFiles(*graphs, (source / TOKENIZER).read_bytes())
+
+
 def source_card(source: Path) -> dict[str, Any]:
     """What `encoder.json` says of an encoder made from a sentence-transformers directory."""
     return {

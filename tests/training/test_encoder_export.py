@@ -12,6 +12,7 @@ from edge_agent.training.encoder_export import (
     INPUTS,
     EncoderFiles,
     encoder_graph,
+    first_layers,
     quantize,
     whole_encoder,
     write_encoder,
@@ -113,6 +114,16 @@ def test_the_int8_graph_is_int8_and_close_to_float(source):
     assert len(model) < 0.7 * len(reference)
     files = EncoderFiles(model, reference, tiny_tokenizer())
     assert encoder_parity(files.encoder(), Reference.of(files.encoder(twin=True), TEXTS)).cosine_mean > 0.99
+
+
+def test_the_first_layers_alone_are_a_shorter_bert(source, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 1}))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    assert first_layers(source, 1).model == encoder_graph(tmp_path)
+    assert first_layers(source, 2).model == encoder_graph(source)
+    with pytest.raises(ValueError, match="first: expected 1 to 2 layers, found 3"):
+        first_layers(source, 3)
 
 
 def test_exporting_twice_gives_the_same_directory(source, tmp_path):
