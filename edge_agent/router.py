@@ -85,7 +85,7 @@ class Encoder:
         outputs = [value.name for value in self._session.get_outputs()]
         if outputs != ["embedding"]:
             raise RouterError(f"{model}: expected output ['embedding'], found {outputs}; {RETAKE}")
-        self.dimension = self._session.get_outputs()[0].shape[-1]
+        self.dimension = _last(self._session.get_outputs()[0].shape)
 
     def token_ids(self, text: str) -> list[int]:
         """The ids the graph sees: all of them, or the first and last half of `max_tokens`."""
@@ -202,14 +202,20 @@ def _check_features(bundle: Path, card: RouterCard) -> None:
 
 def _head_session(path: Path, card: RouterCard) -> onnxruntime.InferenceSession:
     session = _session(path, 1)
-    found = {value.name: value.shape[-1] for value in session.get_inputs() if value.type == "tensor(float)"}
+    found = {value.name: _last(value.shape) for value in session.get_inputs() if value.type == "tensor(float)"}
     expected = {"features": card.dimension + len(card.features)}
     if found != expected:
         raise RouterError(f"{path}: expected float inputs {expected}, found {found}; {RETAKE}")
-    outputs = sorted(value.name for value in session.get_outputs())
-    if outputs != sorted(card.heads):
-        raise RouterError(f"{path}: expected outputs {sorted(card.heads)}, found {outputs}; {RETAKE}")
+    outputs = {value.name: value.shape[1:] for value in session.get_outputs() if value.type == "tensor(float)"}
+    wanted = {name: [1] for name in sorted(card.heads)}
+    if outputs != wanted:
+        raise RouterError(f"{path}: expected float outputs {wanted} for each text, found {outputs}; {RETAKE}")
     return session
+
+
+def _last(shape: Sequence[Any]) -> Any:
+    """The last length of a shape; None of a single number, which has no shape."""
+    return shape[-1] if shape else None
 
 
 def _session(path: Path, n_threads: int) -> onnxruntime.InferenceSession:

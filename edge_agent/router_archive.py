@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_agent.errors import RouterError
 from edge_agent.files import write_file
-from edge_agent.router_card import CARD, ENCODER_MODEL, HEAD, RETAKE, TOKENIZER, RouterCard, read_card
+from edge_agent.router_card import CARD, ENCODER_MODEL, HEAD, NAME, RETAKE, TOKENIZER, RouterCard, read_card
 from edge_agent.router_signature import SIGNATURE
 
 ENCODERS = "encoders"
@@ -25,7 +25,6 @@ ENCODER_FILES = (ENCODER_MODEL, TOKENIZER, "encoder.json")
 MAX_BYTES = 256 << 20
 """Of all files unpacked; the largest encoder in use has a tenth of it."""
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 _MEMBER = re.compile(
     rf"{NAME}/({'|'.join(map(re.escape, BUNDLE_FILES))})|{ENCODERS}/{NAME}/({'|'.join(map(re.escape, ENCODER_FILES))})"
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,8 @@ CARD, HEAD, ENCODER_MODEL, TOKENIZER = "router.json", "head.onnx", "model.onnx",
 INPUTS = ("last_user_message", "last_user_message_in_context")
 HEADS = ("score", "acceptable")
 """score: P(the cloud model does better). acceptable: P(the local answer is good enough)."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+"""Of versions and encoders: what can be a directory and stand in a log row."""
 RETAKE = "take the bundle again from where it came, or point router.path at another one"
 
 
@@ -105,7 +107,7 @@ def read_card(bundle: Path) -> RouterCard:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RouterError(f"{path}: expected a router's card, found none ({error.strerror}); {RETAKE}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RouterError(f"{path}: expected JSON, found something else ({error}); {RETAKE}") from error
     if not isinstance(loaded, dict):
         raise RouterError(f"{path}: expected a JSON object, found {type(loaded).__name__}; {RETAKE}")
@@ -157,7 +159,7 @@ def _typed(path: Path, name: str, loaded: Mapping[str, Any], hint: Any) -> Any:
     if name not in loaded:
         raise RouterError(f"{path}: {name}: expected {_KINDS[kind]}, found nothing; {RETAKE}")
     value = loaded[name]
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:  # a float holds no int of a thousand digits
         value = float(value)
     if type(value) is not kind:
         raise RouterError(f"{path}: {name}: expected {_KINDS[kind]}, found {json.dumps(value)[:80]}; {RETAKE}")
@@ -170,9 +172,14 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", list: "a list",
 def _check_values(path: Path, card: RouterCard) -> None:
     checks: dict[str, tuple[bool, str]] = {
         "format": (card.format == FORMAT, f"{FORMAT}"),
-        "version": (card.version != "", "a name"),
+        "version": (re.fullmatch(NAME, card.version) is not None, "letters, digits and . _ + -, 64 at most"),
         "input": (card.input in INPUTS, " or ".join(INPUTS)),
-        "encoder_inputs": ("input_ids" in card.encoder_inputs, "a list with input_ids"),
+        "encoder": (card.encoder.isprintable(), "a directory"),
+        "encoder_inputs": (
+            "input_ids" in card.encoder_inputs and _are_texts(card.encoder_inputs),
+            "names, input_ids too",
+        ),
+        "features": (_are_texts(card.features), "names"),
         "dimension": (card.dimension > 0, "a positive number"),
         "max_tokens": (4 <= card.max_tokens <= 8192, "4 to 8192"),
         "heads": ("score" in card.heads and set(card.heads) <= set(HEADS), "score, and perhaps acceptable"),
@@ -192,4 +199,8 @@ def _is_golden(pair: Any) -> bool:
     if not isinstance(pair, dict):
         return False
     score = pair.get("score")
-    return isinstance(pair.get("text"), str) and isinstance(score, (int, float)) and math.isfinite(score)
+    return isinstance(pair.get("text"), str) and isinstance(score, (int, float)) and 0 <= score <= 1
+
+
+def _are_texts(values: list[Any], *needed: str) -> bool:
+    return all(isinstance(value, str) for value in values) and set(needed) <= set(values)

@@ -13,6 +13,7 @@ from typing import Any
 from edge_agent.config_keys import Router
 from edge_agent.errors import RouterError
 from edge_agent.router import RouterModel, find_bundle
+from edge_agent.router_card import RETAKE
 
 _LOGGER = logging.getLogger("edge_agent")
 
@@ -34,9 +35,9 @@ class RouterSlots:
         """Load both; called again, load them anew."""
         try:
             self.active, self.error = load_active(self._settings, self._state_dir), None
-        except RouterError as error:
-            self.error = error.message
-            _LOGGER.error("no router: %s", error.message)
+        except Exception as error:  # whatever a bundle makes its readers raise: the next signal finds this thread alive
+            self.error = _reason(error)
+            _LOGGER.error("no router: %s", self.error)
         if self._settings.shadow is not None:
             self._load_shadow()
         self.loads += 1
@@ -69,9 +70,9 @@ class RouterSlots:
         try:
             self.shadow, self.shadow_error = load_shadow(self._settings, self._state_dir, self.active), None
             _LOGGER.info("candidate router %s is watching", self.shadow.version)
-        except RouterError as error:
-            self.shadow, self.shadow_error = None, error.message
-            _LOGGER.error("no candidate router: %s", error.message)
+        except Exception as error:
+            self.shadow, self.shadow_error = None, _reason(error)
+            _LOGGER.error("no candidate router: %s", self.shadow_error)
 
 
 def load_active(settings: Router, state_dir: Path) -> RouterModel:
@@ -98,3 +99,7 @@ def load_shadow(settings: Router, state_dir: Path, active: RouterModel | None) -
 
 def _load(bundle: Path, settings: Router) -> RouterModel:
     return RouterModel.load(bundle, n_threads=settings.n_threads, public_key=settings.public_key)
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, RouterError) else f"{type(error).__name__}: {error}; {RETAKE}"

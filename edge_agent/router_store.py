@@ -16,8 +16,8 @@ from pathlib import Path
 from edge_agent.errors import RouterError
 from edge_agent.files import point, sha256, write_directory, write_file
 from edge_agent.router import RouterModel
-from edge_agent.router_archive import BUNDLE_FILES, ENCODER_FILES, ENCODERS, NAME, encoder_name, unpack
-from edge_agent.router_card import CARD, ENCODER_MODEL, RETAKE, TOKENIZER, RouterCard, find_bundle, read_card
+from edge_agent.router_archive import BUNDLE_FILES, ENCODER_FILES, ENCODERS, encoder_name, unpack
+from edge_agent.router_card import CARD, ENCODER_MODEL, NAME, RETAKE, TOKENIZER, RouterCard, find_bundle, read_card
 from edge_agent.router_signature import SIGNATURE
 
 CURRENT, HISTORY = "current", ".history"
@@ -139,8 +139,8 @@ def _directory_of(source: Path, root: Path) -> Iterator[Path]:
 
 def _install(bundle: Path, root: Path, public_key: str | None) -> str:
     card = read_card(bundle)
-    if not re.fullmatch(NAME, card.version) or card.version in RESERVED:
-        expected = "expected letters, digits and . _ + -, and no name the tree has for itself"
+    if card.version in RESERVED:
+        expected = "expected no name the tree has for itself"
         raise RouterError(f"{bundle / CARD}: version: {expected}, found {card.version[:80]!r}; {RETAKE}")
     encoder = root / ENCODERS / encoder_name(bundle, card)
     added = _install_encoder(bundle, encoder, card)

@@ -29,7 +29,7 @@ DEVICE = {
     "router_card": "onnx_file",
     "router_signature": "files router_card",
     "router": "router_card router_signature text_features",
-    "router_slots": "config_keys router",
+    "router_slots": "config_keys router router_card",
     "router_archive": "files router_card router_signature",
     "router_store": "files router router_archive router_card router_signature",
     "guarantee_facts": "gguf_file router_card",

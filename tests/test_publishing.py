@@ -78,6 +78,10 @@ def signed(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterato
         yield made
 
 
+def symlink_loop(bundle: Path, signed: Signed) -> None:
+    point(signed.tree / "current", "current")  # pathlib raises a RuntimeError
+
+
 def missing_head(bundle: Path, signed: Signed) -> None:
     (bundle / "head.onnx").unlink()
 
@@ -117,6 +121,7 @@ def changed_card(bundle: Path, signed: Signed) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
+        (symlink_loop, "current"),
         (missing_head, "bad/head.onnx: expected a file of the bundle, found none"),
         (missing_card, "bad/router.json: expected a router's card, found none"),
         (wrong_hash, "bad/head.onnx: expected SHA-256"),

@@ -142,6 +142,11 @@ def with_field(name, value):
     return lambda bundle: edit_card(bundle, **{name: value})
 
 
+def with_encoder(name):
+    files = dict.fromkeys(("head.onnx", f"{name}/model.onnx", f"{name}/tokenizer.json"), "0" * 64)
+    return lambda bundle: edit_card(bundle, encoder=name, files=files)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -149,6 +154,15 @@ def with_field(name, value):
         (lambda b: (b / "router.json").write_text("{"), "router.json: expected JSON, found something else"),
         (lambda b: (b / "router.json").write_bytes(b"\xff\xfe"), "router.json: expected JSON, found something else"),
         (lambda b: (b / "router.json").write_text("[]"), "router.json: expected a JSON object, found list"),
+        (lambda b: (b / "router.json").write_text("[" * 200_000), "router.json: expected JSON, found something else"),
+        (with_field("version", "../v1"), "version: expected letters, digits"),
+        (with_field("version", "\ud800"), "version: expected letters, digits"),
+        (with_field("threshold", 10**400), "threshold: expected a number, found 1000"),
+        (with_field("features", [["words"]]), r"features: expected names, found \[\["),
+        (with_field("encoder_inputs", ["input_ids", 5]), "encoder_inputs: expected names"),
+        (with_field("golden", [{"text": "easy", "score": 10**400}]), "golden: expected a list of {text, score}"),
+        (with_encoder("../encoders/\0"), "encoder: expected a directory, found"),
+        (with_encoder("../encoders/\ud800"), "encoder: expected a directory, found"),
         (without("version"), "version: expected text, found nothing"),
         (without("files"), "files: expected an object, found nothing"),
         (with_field("threshold", "0.5"), 'threshold: expected a number, found "0.5"'),
@@ -223,6 +237,24 @@ def renamed(model, old, new):
     return model.SerializeToString()
 
 
+def single_numbers(name, kind, output):
+    """A graph that takes and gives a number without any axis."""
+    given, taken = (helper.make_tensor_value_info(n, t, []) for n, t in ((name, kind), (output, TensorProto.FLOAT)))
+    nodes = [helper.make_node("Cast", [name], [output], to=TensorProto.FLOAT)]
+    graph = helper.make_graph(nodes, "flat", [given], [taken])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def mean_of_features():
+    """A head whose score has no second axis."""
+    model = onnx.load_from_string(tiny_head())
+    model.graph.node[-1].output[0] = "column"
+    axes = {"axes": [1], "keepdims": 0}
+    model.graph.node.append(helper.make_node("ReduceMean", ["column"], ["score"], **axes))
+    del model.graph.output[0].type.tensor_type.shape.dim[1]
+    return model.SerializeToString()
+
+
 def foreign_operator():
     model = onnx.load_from_string(tiny_head())
     model.graph.node[-1].domain = "com.example"
@@ -242,7 +274,13 @@ def external_weight():
     ("name", "data", "message"),
     [
         ("head.onnx", renamed(tiny_head(), "features", "embedding"), "expected float inputs {'features': 23}, found"),
-        ("head.onnx", renamed(tiny_head(), "score", "p"), r"expected outputs \['score'\], found \['p'\]"),
+        (
+            "head.onnx",
+            renamed(tiny_head(), "score", "p"),
+            r"outputs {'score': \[1\]} for each text, found {'p':",
+        ),
+        ("head.onnx", mean_of_features(), r"outputs {'score': \[1\]} for each text, found {'score': \[\]}"),
+        ("head.onnx", single_numbers("features", TensorProto.FLOAT, "score"), "found {'features': None}"),
         ("head.onnx", foreign_operator(), r"expected operators of ONNX itself, found domains .*'com.example'"),
         ("head.onnx", external_weight(), "expected all weights inside the file, found external data"),
         ("model.onnx", renamed(tiny_encoder(), "attention_mask", "attention"), r"found \['attention', 'input_ids'\]"),

@@ -111,7 +111,7 @@ def other_encoder(bundle: Path) -> None:
         (lambda b: replace_file(b, "head.onnx", b"\0" * 9), "head.onnx: expected an ONNX model, found something else"),
         (other_encoder, "model.onnx: expected SHA-256 .* as on the card, found"),
         (lambda b: edit_card(b, golden=[{"text": "easy", "score": 0.9}]), "self-test: expected score 0.9"),
-        (lambda b: edit_card(b, version="../v1"), "version: expected letters, digits .*, found '../v1'"),
+        (lambda b: edit_card(b, version="../v1"), 'version: expected letters, digits .*, found "../v1"'),
         (lambda b: edit_card(b, version="current"), "no name the tree has for itself, found 'current'"),
         (lambda b: edit_card(b, encoder="../../etc"), "expected|files"),
     ],
