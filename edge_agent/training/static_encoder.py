@@ -39,7 +39,7 @@ class StaticSettings:
     """Times every text is seen."""
     batch: int = 256
     """Texts for a step."""
-    rate: float = 0.003
+    rate: float = 0.006
     """Adam's learning rate at the first step; it falls to 0 in a line."""
     smoothing: float = 1e-3
     """A token of frequency p begins with weight smoothing / (smoothing + p)."""
