@@ -66,8 +66,8 @@ def first_layers(source: Path, n: int) -> EncoderFiles:
     if not 0 < n <= config["num_hidden_layers"]:
         raise ValueError(f"first: expected 1 to {config['num_hidden_layers']} layers, found {n}")
     config = {**config, "num_hidden_layers": n}
-    graphs = [graph_of(tensors, config, quantized=quantized) for quantized in (True, False)]
-    return EncoderFiles(*graphs, (source / TOKENIZER).read_bytes())
+    model, twin = (graph_of(tensors, config, quantized=quantized) for quantized in (True, False))
+    return EncoderFiles(model, twin, (source / TOKENIZER).read_bytes())
 
 
 def source_card(source: Path) -> dict[str, Any]:
