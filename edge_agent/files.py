@@ -64,7 +64,11 @@ def point(link: Path, target: str) -> None:
     beside = link.with_name(f".{link.name}-{os.getpid()}")
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
-    beside.replace(link)
+    try:
+        beside.replace(link)
+    except BaseException:
+        beside.unlink()
+        raise
     _sync(link.parent)
 
 

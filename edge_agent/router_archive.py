@@ -12,16 +12,21 @@ import re
 import tarfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent.errors import RouterError
 from edge_agent.files import write_file
 from edge_agent.router_card import CARD, ENCODER_MODEL, HEAD, NAME, RETAKE, TOKENIZER, RouterCard, read_card
 from edge_agent.router_signature import SIGNATURE
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 ENCODERS = "encoders"
 BUNDLE_FILES = (CARD, SIGNATURE, HEAD)
 ENCODER_FILES = (ENCODER_MODEL, TOKENIZER, "encoder.json")
 """The last one is for whoever trains the next head."""
+MOST_FILES = len(BUNDLE_FILES) + len(ENCODER_FILES)
 MAX_BYTES = 256 << 20
 """Of all files unpacked; the largest encoder in use has a tenth of it."""
 
@@ -69,11 +74,14 @@ def unpack(archive: Path, directory: Path) -> Path:
     room = MAX_BYTES
     bundles = set()
     try:
-        with tarfile.open(archive, "r:gz") as opened:
-            for member in opened:
+        with tarfile.open(archive, "r:gz", tarinfo=_Plain) as opened:
+            for number, member in enumerate(opened):
                 room -= member.size
                 _check_member(archive, member, room)
                 target = directory / member.name
+                if number == MOST_FILES or target.exists():
+                    expected = f"expected {MOST_FILES} files at most, each once"
+                    raise RouterError(f"{archive}: {expected}, found another {member.name!r}; {RETAKE}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 content = opened.extractfile(member)
                 target.write_bytes(content.read() if content else b"")
@@ -87,6 +95,20 @@ def unpack(archive: Path, directory: Path) -> Path:
     return bundles.pop()
 
 
+class _Plain(tarfile.TarInfo):
+    """A member by its header alone: whatever is no plain file is not looked into.
+
+    tarfile reads extended headers whole, gigabytes too, and turns back for ever at a size below zero.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
+            member.type = tarfile.DIRTYPE
+        return member
+
+
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(data), 0o644
@@ -95,7 +117,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _check_member(archive: Path, member: tarfile.TarInfo, room: int) -> None:
     if not member.isreg() or not _MEMBER.fullmatch(member.name):
-        found = f"{'' if member.isreg() else 'a link, directory or device '}{member.name[:80]!r}"
+        found = f"{'' if member.isreg() else 'a link, directory, device or extended header '}{member.name[:80]!r}"
         raise RouterError(f"{archive}: expected regular files of a bundle only, found {found}; {RETAKE}")
     if room < 0:
         raise RouterError(f"{archive}: expected at most {MAX_BYTES} bytes unpacked, found more; {RETAKE}")

@@ -5,9 +5,12 @@ router_models/.history holds what was current before, one version a line, the la
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ RESERVED = {CURRENT, ENCODERS, "entailment"}
 PACKAGED = "-"
 """In the history: there was no `current`, so the router that came with the package."""
 MOST_REMEMBERED = 50
+LEFT_S = 3600.0
+"""What a killed process left half-written is deleted after this time; no copy takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,10 @@ def install(source: Path, root: Path, *, public_key: str | None = None) -> str:
     :returns: its version. `current` stays what it was.
     :raises RouterError: when the bundle cannot be used here; the tree is then as it was.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
+    with _changing(root, "installed"):
+        _sweep(root)
         with _directory_of(source, root) as bundle:
             return _install(bundle, root, public_key)
-    except OSError as error:
-        message = f"{error.filename or root}: {error.strerror or error}"
-        raise RouterError(f"nothing was installed: {message}; mend that and try again") from error
 
 
 def current(root: Path) -> str | None:
@@ -80,11 +82,12 @@ def switch(root: Path, version: str, *, public_key: str | None = None) -> str | 
     :raises RouterError: when there is no such version, or it cannot be used; `current` stays.
     """
     existing(root, version)
-    RouterModel.load(root / version, public_key=public_key)
-    before = current(root)
-    if before != version:
-        _remember(root, [*_history(root), before or PACKAGED])
-        point(root / CURRENT, version)
+    with _changing(root, "switched"):
+        RouterModel.load(root / version, public_key=public_key)
+        before = current(root)
+        if before != version:
+            _remember(root, [*_history(root), before or PACKAGED])
+            point(root / CURRENT, version)
     return before
 
 
@@ -94,18 +97,19 @@ def roll_back(root: Path, *, public_key: str | None = None) -> str | None:
     :returns: None when it is again the router that came with the package.
     :raises RouterError: when there is nothing to go back to, or it cannot be used; `current` stays.
     """
-    history, now = _history(root), current(root)
-    while history:
-        version = history.pop()
-        if version == PACKAGED and now is not None:
-            (root / CURRENT).unlink()
-            _remember(root, history)
-            return None
-        if version != now and (root / version / CARD).is_file():
-            RouterModel.load(root / version, public_key=public_key)
-            point(root / CURRENT, version)
-            _remember(root, history)
-            return version
+    with _changing(root, "switched"):
+        history, now = _history(root), current(root)
+        while history:
+            version = history.pop()
+            if version == PACKAGED and now is not None:
+                (root / CURRENT).unlink()
+                _remember(root, history)
+                return None
+            if version != now and (root / version / CARD).is_file():
+                RouterModel.load(root / version, public_key=public_key)
+                point(root / CURRENT, version)
+                _remember(root, history)
+                return version
     raise RouterError(f"{root}: expected an earlier router to go back to, found none; take another version by its name")
 
 
@@ -115,16 +119,44 @@ def remove(root: Path, version: str) -> None:
     if version == current(root):
         raise RouterError(f"{bundle}: is the current router; use another one first")
     encoder = _described(bundle, None).encoder
-    _delete(bundle)
-    others = {other.encoder for other in list_bundles(root)}
-    if encoder and not others & {encoder, None} and (root / ENCODERS / encoder).is_dir():
-        _delete(root / ENCODERS / encoder)
+    with _changing(root, "removed"):
+        _delete(bundle)
+        others = {other.encoder for other in list_bundles(root)}
+        if encoder and not others & {encoder, None} and (root / ENCODERS / encoder).is_dir():
+            _delete(root / ENCODERS / encoder)
 
 
 def list_bundles(root: Path) -> list[Installed]:
     """What is in a tree, by version."""
     found = sorted(card.parent for card in root.glob(f"*/{CARD}") if not card.parent.is_symlink())
     return [_described(bundle, current(root)) for bundle in found if not bundle.name.startswith(".")]
+
+
+@contextmanager
+def _changing(root: Path, done: str) -> Iterator[None]:
+    """One process at a time: two installs share an encoder. What the file system refuses is a RouterError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+    except OSError as error:
+        message = f"{error.filename2 or error.filename or root}: {error.strerror or error}"
+        raise RouterError(f"nothing was {done}: {message}; mend that and try again") from error
+
+
+def _sweep(root: Path) -> None:
+    """Deletes what killed processes left; their names begin with a dot and end with -xxxxxxxx."""
+    for left in [*root.glob(".*-*"), *root.glob(f"{ENCODERS}/.*-*")]:
+        if time.time() - left.lstat().st_mtime < LEFT_S:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 @contextmanager

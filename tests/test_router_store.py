@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,9 +163,35 @@ def test_an_archive_may_hold_nothing_but_regular_files_of_a_bundle(
 def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(root: Path, tmp_path: Path) -> None:
     member = tarfile.TarInfo("v1/head.onnx")
     member.size = 1 << 40
-    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(member.tobuf() + bytes(1024)))
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
     with pytest.raises(RouterError, match="expected at most 268435456 bytes unpacked"):
         router_store.install(tmp_path / "bomb.tar.gz", root)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (tarfile.REGTYPE, -512),  # tarfile would read the same header again, for ever
+        (tarfile.XHDTYPE, 1 << 40),  # and such a one whole into memory
+        (tarfile.GNUTYPE_LONGNAME, 1 << 40),
+        (tarfile.GNUTYPE_SPARSE, 0),
+    ],
+)
+def test_a_header_that_would_keep_the_reader_busy_is_refused_by_itself(
+    root: Path, tmp_path: Path, kind: bytes, size: int
+) -> None:
+    member = tarfile.TarInfo("v1/head.onnx")
+    member.type, member.size = kind, size
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+    with pytest.raises(RouterError, match="expected regular files of a bundle only, found a link, .* header 'v1/head"):
+        router_store.install(tmp_path / "bomb.tar.gz", root)
+
+
+@pytest.mark.parametrize("names", [["v1/head.onnx"] * 2, [f"encoders/e{i}/model.onnx" for i in range(9)]])
+def test_an_archive_holds_each_file_once_and_few_of_them(root: Path, tmp_path: Path, names: list[str]) -> None:
+    archive = archive_of(tmp_path / "many.tar.gz", *((name, tarfile.REGTYPE, b"") for name in names))
+    with pytest.raises(RouterError, match="expected 6 files at most, each once, found another"):
+        router_store.install(archive, root)
 
 
 @pytest.mark.parametrize("part", [0, 10, 100, 2000])
@@ -184,6 +212,31 @@ def test_killed_while_it_installs_it_leaves_no_bundle_that_is_not_whole(made: Pa
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 9
     assert router_store.list_bundles(root) == []
     assert router_store.install(made / "v1", root) == "v1"
+    assert [bundle.version for bundle in router_store.list_bundles(root)] == ["v1"]
+
+
+def test_what_a_killed_process_left_is_cleared_away_later(made: Path, root: Path) -> None:
+    left, young = root / ".incoming-abcd1234", root / "encoders" / ".tiny-efgh5678"
+    for directory in (left, young):
+        directory.mkdir(parents=True)
+        (directory / "model.onnx").write_bytes(b"half")
+    (root / ".current-99").symlink_to("v1")
+    for old in (left, root / ".current-99"):
+        os.utime(old, (0, 0), follow_symlinks=False)
+    router_store.install(made / "v1", root)
+    assert {path.name for path in root.rglob(".*")} == {young.name}
+
+
+def test_one_process_at_a_time_changes_a_tree(made: Path, root: Path) -> None:
+    root.mkdir(parents=True)
+    installing = threading.Thread(target=router_store.install, args=(made / "v1", root))
+    handle = os.open(root, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    installing.start()
+    installing.join(0.2)
+    assert installing.is_alive() and tree(root) == set()
+    os.close(handle)
+    installing.join(30)
     assert [bundle.version for bundle in router_store.list_bundles(root)] == ["v1"]
 
 
@@ -237,6 +290,15 @@ def test_a_version_that_was_damaged_since_is_not_switched_to_nor_gone_back_to(in
     with pytest.raises(RouterError, match="v1/head.onnx: expected SHA-256"):
         router_store.roll_back(installed)
     assert router_store.current(installed) == "v2"
+
+
+def test_what_the_file_system_refuses_is_told_and_leaves_nothing(installed: Path) -> None:
+    (installed / "current").mkdir()  # by a copy that follows links
+    with pytest.raises(
+        RouterError, match="nothing was switched: .*/current.*: Is a directory; mend that and try again"
+    ):
+        router_store.switch(installed, "v1")
+    assert not [path for path in installed.glob(".current*")]
 
 
 def test_there_is_never_a_moment_without_a_router(installed: Path) -> None:
