@@ -47,7 +47,7 @@ def encoder_name(bundle: Path, card: RouterCard) -> str:
 def pack(bundle: Path, output: Path, *, with_encoder: bool = False) -> Path:
     """Writes a bundle into a .tar.gz, the same bytes for the same bundle; without the encoder it is a few kilobytes.
 
-    :raises RouterError: when a file of the bundle is missing.
+    :raises RouterError: when a file of the bundle is missing, or `output` cannot be written.
     """
     card = read_card(bundle)
     places = [(bundle, card.version, BUNDLE_FILES)]
@@ -62,7 +62,10 @@ def pack(bundle: Path, output: Path, *, with_encoder: bool = False) -> Path:
                     _add(archive, f"{prefix}/{name}", (directory / name).read_bytes())
                 elif name in (HEAD, ENCODER_MODEL, TOKENIZER):
                     raise RouterError(f"{directory / name}: expected a file of the bundle, found none; {RETAKE}")
-    write_file(output, gzip.compress(packed.getvalue(), 9, mtime=0))
+    try:
+        write_file(output, gzip.compress(packed.getvalue(), 9, mtime=0))
+    except OSError as error:
+        raise RouterError(f"{output}: cannot be written: {error.strerror}; name another file") from error
     return output
 
 

@@ -53,11 +53,15 @@ def verify_signature(bundle: Path, public_key: str) -> None:
 def sign(bundle: Path, private_key: Path) -> Path:
     """Writes the signature beside the card of a bundle; returns its path.
 
-    :raises ConfigError: for a key that is none. :raises RouterError: when there is no card.
+    :raises ConfigError: for a key that is none. :raises RouterError: when there is no card, or no room.
     """
     key = _private_key(private_key)
     read_card(bundle)
-    write_file(bundle / SIGNATURE, base64.b64encode(key.sign((bundle / CARD).read_bytes())) + b"\n")
+    try:
+        write_file(bundle / SIGNATURE, base64.b64encode(key.sign((bundle / CARD).read_bytes())) + b"\n")
+    except OSError as error:
+        message = f"{bundle / SIGNATURE}: cannot be written: {error.strerror}"
+        raise RouterError(f"{message}; sign a copy in a directory you may write") from error
     return bundle / SIGNATURE
 
 

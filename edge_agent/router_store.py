@@ -64,6 +64,8 @@ def install(source: Path, root: Path, *, public_key: str | None = None) -> str:
     :returns: its version. `current` stays what it was.
     :raises RouterError: when the bundle cannot be used here; the tree is then as it was.
     """
+    with suppress(OSError):  # told below
+        root.mkdir(parents=True, exist_ok=True)
     with _changing(root, "installed"):
         _sweep(root)
         with _directory_of(source, root) as bundle:
@@ -97,6 +99,9 @@ def roll_back(root: Path, *, public_key: str | None = None) -> str | None:
     :returns: None when it is again the router that came with the package.
     :raises RouterError: when there is nothing to go back to, or it cannot be used; `current` stays.
     """
+    nothing = "expected an earlier router to go back to, found none; take another version by its name"
+    if not _history(root):
+        raise RouterError(f"{root}: {nothing}")
     with _changing(root, "switched"):
         history, now = _history(root), current(root)
         while history:
@@ -110,7 +115,7 @@ def roll_back(root: Path, *, public_key: str | None = None) -> str | None:
                 point(root / CURRENT, version)
                 _remember(root, history)
                 return version
-    raise RouterError(f"{root}: expected an earlier router to go back to, found none; take another version by its name")
+    raise RouterError(f"{root}: {nothing}")
 
 
 def remove(root: Path, version: str) -> None:
@@ -136,7 +141,6 @@ def list_bundles(root: Path) -> list[Installed]:
 def _changing(root: Path, done: str) -> Iterator[None]:
     """One process at a time: two installs share an encoder. What the file system refuses is a RouterError."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -341,6 +341,19 @@ def test_the_tree_is_the_one_the_daemon_looks_into(installed: Path, tmp_path: Pa
     assert router_store.find_root(state, configured="/srv/routers/current") == Path("/srv/routers")
 
 
+@pytest.mark.parametrize("output", ["missing/v1.tar.gz", "."])
+def test_a_file_that_cannot_be_written_is_named(made: Path, tmp_path: Path, output: str) -> None:
+    with pytest.raises(RouterError, match="cannot be written: .*; name another file"):
+        pack(made / "v1", tmp_path / output)
+    assert tree(tmp_path) == set()
+
+
+def test_a_tree_that_is_not_there_is_not_made_by_going_back(root: Path) -> None:
+    with pytest.raises(RouterError, match="expected an earlier router to go back to, found none"):
+        router_store.roll_back(root)
+    assert not root.exists()
+
+
 # Signatures
 
 
@@ -362,6 +375,13 @@ def test_a_signed_bundle_is_taken_with_its_signature_from_a_directory_and_an_arc
     for source, root in ((bundle, tmp_path / "b"), (archive, tmp_path / "c")):
         router_store.install(source, root, public_key=public_key_of(keys[0]))
         assert router_store.list_bundles(root)[0].signed
+
+
+def test_a_bundle_that_cannot_take_a_signature_is_named(keys: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle = make_tiny_router(tmp_path / "a", version="v1").resolve()
+    (bundle / "router.json.sig").mkdir()
+    with pytest.raises(RouterError, match="router.json.sig: cannot be written: Is a directory; sign a copy"):
+        sign(bundle, keys[0])
 
 
 Keys = tuple[Path, Path]
