@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from edge_agent.errors import EdgeAgentError
+from edge_agent.router_card import read_card
 from edge_agent.router_store import switch
 from edge_agent.training.router_export import export_bundle, load_encoder
 from edge_agent.training.router_heads import HEADS
@@ -22,7 +23,7 @@ DEFAULTS = Settings()
 
 def main() -> None:
     chosen = parse()
-    directory = chosen.encoder or only(chosen.output / "encoders")
+    directory = chosen.encoder or encoder_of(chosen.output)
     recipe = [Ingredient.parse(text) for text in chosen.labels] if chosen.labels else list(RECIPE)
     recipe += [Ingredient.parse(text) for text in chosen.add]
     parts = read_parts(chosen.sets, recipe, directory, progress=tell)
@@ -50,7 +51,7 @@ def parse() -> argparse.Namespace:
     add("--add", action="append", default=[], metavar="DIR[=...]", help="likewise, besides the recipe's or --labels")
     add("--sets", type=Path, default=Path("label_sets"), help="where the label sets of the recipe are")
     add("--output", type=Path, default=Path("router_models"), help="where encoders/ is and <version>/ goes")
-    add("--encoder", type=Path, help="a directory of OUTPUT/encoders; default the only one there")
+    add("--encoder", type=Path, help="a directory of OUTPUT/encoders; default that of OUTPUT/current")
     add("--head", choices=HEADS, default=DEFAULTS.head, help="of `score`; default %(default)s")
     add("--version", help="name of the bundle; default the time")
     add("--publish", action="store_true", help="point OUTPUT/current at the new bundle")
@@ -65,11 +66,15 @@ def share(text: str) -> float:
     return value
 
 
-def only(encoders: Path) -> Path:
-    found = [card.parent for card in encoders.glob("*/encoder.json")]
+def encoder_of(output: Path) -> Path:
+    """The encoder of the current router, else the only one there is."""
+    current = output / "current"
+    if current.exists():
+        return (current / read_card(current).encoder).resolve()
+    found = [card.parent for card in (output / "encoders").glob("*/encoder.json")]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none; make one with tools/export_encoder.py"
-        raise ValueError(f"{encoders}: expected one encoder, or a choice with --encoder; found {names}")
+        raise ValueError(f"{output / 'encoders'}: expected one encoder, or a choice with --encoder; found {names}")
     return found[0]
 
 
