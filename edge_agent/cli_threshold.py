@@ -5,6 +5,7 @@ Reads the log, or a label set with the router's own scores of it, and shows what
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
 
 _GOALS = ("cloud_share", "money_per_day", "quality", "pgr", "max_local_error")
 _WEEK_DAYS = 7.0
-_SHARE = click.FloatRange(0, 1)
-_INSIDE = click.FloatRange(0, 1, min_open=True, max_open=True)
-_PRICE = click.FloatRange(min=0)
+
+
+class _Number(click.FloatRange):
+    """A finite number of a range; click lets NaN into every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a number, found {value}", param, ctx)
+        return number
+
+
+_SHARE = _Number(0, 1)
+_INSIDE = _Number(0, 1, min_open=True, max_open=True)
+_PRICE = _Number(min=0)
 
 
 @dataclass(frozen=True)

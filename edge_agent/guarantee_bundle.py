@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edge_agent.errors import ThresholdError
 from edge_agent.files import write_directory
 from edge_agent.guarantees import Guarantee, void_reason
 from edge_agent.router import RouterModel
@@ -19,13 +20,19 @@ def write_with(bundle: Path, guarantee: Guarantee) -> Path:
 
     Guarantees of the old card stay where they hold for the same models; one of the same kind, alpha and delta goes.
 
+    :raises ThresholdError: when the old card's guarantees are none.
     :raises OSError: when the directory cannot be written. :raises RouterError: when the result does not load.
     """
     bundle = bundle.resolve()
     card: dict[str, Any] = json.loads((bundle / CARD).read_text(encoding="utf-8"))
     version = _next_version(bundle)
     facts = {**guarantee.valid_for}
-    kept = [old for old in map(Guarantee.from_card, card.get("guarantees", [])) if _stays(old, guarantee, facts)]
+    entries = card.get("guarantees", [])
+    if not isinstance(entries, list):
+        raise ThresholdError(
+            f"{bundle / CARD}: guarantees: expected a list, found {entries!r:.80}; take the bundle again"
+        )
+    kept = [old for old in map(Guarantee.from_card, entries) if _stays(old, guarantee, facts)]
     card["version"] = version
     card["guarantees"] = [
         replace(one, valid_for={**one.valid_for, "router_version": version}).to_card() for one in [*kept, guarantee]

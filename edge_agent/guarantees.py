@@ -26,6 +26,8 @@ Kind = Literal["selective", "marginal"]
 
 GRID = tuple(i / 100 for i in range(50, 100))
 """Thresholds on `acceptable` that may be chosen, fixed before any label is seen."""
+MOST_LABELS = 1_000_000
+"""Nobody makes more: what needs more has no number of labels."""
 VALID_FOR = ("local_model_sha256", "prompt_template_sha256", "head_sha256", "encoder_sha256", "router_version")
 """What a guarantee is about; a change of any ends it."""
 
@@ -288,9 +290,11 @@ def _accepted_needed(rate: float, alpha: float, delta: float) -> int | None:
     if rate >= alpha:
         return None
     m = min_accepted(alpha, delta)
-    while not shows(math.ceil(rate * m), m, alpha, delta):
+    while m <= MOST_LABELS:
+        if shows(math.ceil(rate * m), m, alpha, delta):
+            return m
         m = math.ceil(m * 1.05)
-    return m
+    return None
 
 
 def _too_few(missing: int | None, why: str) -> ThresholdError:
@@ -303,7 +307,7 @@ def _too_few(missing: int | None, why: str) -> ThresholdError:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_count(value: object) -> bool:

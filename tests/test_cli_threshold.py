@@ -279,6 +279,16 @@ def test_guarantees_of_the_old_card_stay_when_they_still_hold(device: Device) ->
     assert {entry["valid_for"]["router_version"] for entry in card["guarantees"]} == {"tiny-1-g2"}
 
 
+@pytest.mark.parametrize("found", [5, {"kind": "marginal"}])
+def test_guarantees_that_are_no_list_are_told_and_nothing_is_written(device: Device, found: Any) -> None:
+    judged(device)
+    edit_card(device.bundle, guarantees=found)
+    assert RouterModel.load(device.bundle).version == "tiny-1"
+    shown = device.run("--max-local-error", ".1", "--write")
+    assert shown.code == 1 and "router.json: guarantees: expected a list, found" in shown.err
+    assert not list(device.bundle.parent.glob("*-g1"))
+
+
 def test_a_guarantee_out_of_reach_is_refused_with_the_labels_missing(device: Device) -> None:
     judged(device, easy_wrong=6)
     shown = device.run("--max-local-error", ".1")
@@ -405,6 +415,8 @@ def test_labels_that_say_too_little_are_told(
         (["--money-per-day", "1"], "--money-per-day needs --price-input and --price-output"),
         (["--money-per-day", "1", "--price-input", "1"], "give both --price-input and --price-output"),
         (["--cloud-share", "1.5"], "1.5 is not in the range"),
+        (["--cloud-share", "nan"], "expected a number, found nan"),
+        (["--money-per-day", "1", "--price-input", "inf", "--price-output", "1"], "expected a number, found inf"),
         (["--max-local-error", "0"], "0.0 is not in the range"),
         (["--quality", ".9", "--write"], "--write and --marginal are for --max-local-error"),
         (["--cloud-share", ".1", "--since", "soon"], "expected an age such as 2h or 3d"),

@@ -141,6 +141,13 @@ def test_a_refusal_says_how_many_labels_are_missing(
     assert raised.value.labels_missing == missing
 
 
+def test_nobody_is_asked_for_a_thousand_million_labels() -> None:
+    wrong = np.arange(200) % 5 == 0
+    with pytest.raises(ThresholdError, match="more labels will not help") as raised:
+        made(np.full(200, 0.995), wrong, 0.2 + 1e-9, 0.5)
+    assert raised.value.labels_missing is None
+
+
 def test_with_the_labels_that_were_missing_it_holds() -> None:
     n = 200 + 162
     acceptable = np.where(np.arange(n) % 2, 0.9, 0.2)
@@ -177,6 +184,7 @@ def test_a_guarantee_comes_back_from_its_card() -> None:
         {"kind": "certain"},
         {"threshold": "0.6"},
         {"alpha": math.nan},
+        {"bound": 10**400},
         {"delta": True},
         {"n": -1},
         {"n_wrong": 1.5},
