@@ -44,7 +44,7 @@ def text_features(text: str, names: Sequence[str] = NAMES) -> npt.NDArray[np.flo
         "lines": np.log1p(part.count("\n")),
         "digits": sum(map(str.isdigit, part)) / characters,
         "capitals": sum(word[0].isupper() for word in words) / n_words,
-        "non_ascii": sum(character > "\x7f" for character in part) / characters,
+        "non_ascii": 0.0 if part.isascii() else sum(character > "\x7f" for character in part) / characters,
         "question": "?" in part,
         "code": CODE.search(part) is not None,
         "maths": MATHS.search(part) is not None,
