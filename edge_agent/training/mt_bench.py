@@ -53,13 +53,15 @@ def read_answers(path: Path, tasks: Mapping[int, Turns]) -> list[Answered]:
     """
 
     def answered(row: Mapping[str, Any]) -> Answered:
-        turns = tuple(str(turn) for turn in row["choices"][0]["turns"])
+        turns = tuple(_text(turn) for turn in row["choices"][0]["turns"])
         task = tasks[int(row["question_id"])]
         if not 1 <= len(turns) <= len(task.questions):
             raise ValueError(f"expected 1 to {len(task.questions)} turns, found {len(turns)}")
         return Answered(int(row["question_id"]), str(row["model_id"]), task, turns)
 
-    return list(_rows(path, answered))
+    if not (read := list(_rows(path, answered))):
+        raise ValueError(f"{path}: expected a line a question and model, found none")
+    return read
 
 
 def read_judgements(data: Path) -> tuple[dict[Graded, float], list[Answered]]:
@@ -103,17 +105,20 @@ def read_contests(path: Path) -> list[Contest]:
 
     :raises ValueError: a line is something else, or a line has other systems than the first.
     """
-    contests = list(
-        _rows(path, lambda row: Contest(str(row["id"]), str(row["question"]), str(row["truth"]), dict(row["answers"])))
-    )
+
+    def contest(row: Mapping[str, Any]) -> Contest:
+        answers = {name: _text(answer) for name, answer in row["answers"].items()}
+        return Contest(str(row["id"]), str(row["question"]), str(row["truth"]), answers)
+
+    contests = list(_rows(path, contest))
     if not contests:
         raise ValueError(f"{path}: expected a line a question, found none")
     names = contests[0].answers.keys()
-    for contest in contests:
-        if contest.answers.keys() != names or len(names) < 2:
+    for one in contests:
+        if one.answers.keys() != names or len(names) < 2:
             raise ValueError(
                 f"{path}: expected answers of the same two or more systems for every question, found"
-                f" {', '.join(contest.answers) or 'none'} for {contest.id}; leave out questions that not all answered"
+                f" {', '.join(one.answers) or 'none'} for {one.id}; leave out questions that not all answered"
             )
     return contests
 
@@ -152,10 +157,16 @@ def _rows(path: Path, read: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
                 ) from error
 
 
+def _text(answer: object) -> str:
+    if not isinstance(answer, str):
+        raise TypeError(f"expected an answer as text, found {answer!r:.80}")
+    return answer
+
+
 def _open(path: Path) -> TextIO:
     if not path.exists():
         raise FileNotFoundError(
             f"{path.parent}: expected MT-Bench's files, found no {path.name}; name the data folder with --data or"
             " EDGE_AGENT_DATA (docs/judging.md)"
         )
-    return path.open(encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", errors="replace", newline="")  # other bytes are told by what they break

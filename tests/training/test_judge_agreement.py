@@ -270,13 +270,19 @@ def test_the_tool_scores_who_is_among_the_best(data: Path, tmp_path: Path) -> No
     ("text", "message"),
     [
         ("nonsense", "line 1: this is not what the file should hold.*docs/judging.md"),
+        ("", "expected a line a question and model, found none"),
+        ("\udcff\udcfe", "line 1: this is not what the file should hold"),
+        (
+            '{"question_id": 1, "model_id": "m", "choices": [{"turns": [null]}]}',
+            "expected an answer as text, found None",
+        ),
         ("[1]", "line 1: this is not what"),
         ('{"question_id": 777, "model_id": "m", "choices": [{"turns": ["a"]}]}', "line 1.*KeyError: 777"),
         ('{"question_id": 1, "model_id": "m", "choices": [{"turns": []}]}', "expected 1 to 2 turns, found 0"),
     ],
 )
 def test_a_file_that_holds_no_answers_is_one_sentence(data: Path, tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "file.jsonl").write_text(text)
+    (tmp_path / "file.jsonl").write_text(text, errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         mt_bench.read_answers(tmp_path / "file.jsonl", mt_bench.read_tasks(data))
 
@@ -285,6 +291,10 @@ def test_a_file_that_holds_no_answers_is_one_sentence(data: Path, tmp_path: Path
     ("text", "message"),
     [
         ("", "expected a line a question, found none"),
+        (
+            '{"id": 1, "question": "q", "truth": "t", "answers": {"a": 5, "b": ""}}',
+            "expected an answer as text, found 5",
+        ),
         ('{"id": 1, "question": "?", "truth": "4", "answers": {"a": "4"}}', "two or more systems.*found a for 1"),
         ('{"id": 1, "question": "?", "answers": {}}', "KeyError: 'truth'"),
     ],
