@@ -32,6 +32,7 @@ from edge_agent.training.evaluation_report import (
 )
 from edge_agent.training.outcomes import OutcomeSet
 
+REWRITE = "take it from the repository, or delete it and evaluate again"
 NUMBERS, LEDGER, PAGE = "evaluation.json", "ledger.json", "evaluation.md"
 ORDER = ("MT-Bench", "GSM8K", "MMLU")
 """Sets on the page; others follow as they come."""
@@ -84,14 +85,26 @@ def evaluate(
 def check(docs: Path) -> str | None:
     """What is wrong with the page; None when it says what the numbers say.
 
-    :raises FileNotFoundError: when there are no numbers, or no page.
+    :raises FileNotFoundError: when there are no numbers, or no page. :raises ValueError: when the numbers are none.
     """
-    return difference((docs / PAGE).read_text(encoding="utf-8"), read_numbers(docs))
+    numbers = read_numbers(docs)
+    try:
+        return difference((docs / PAGE).read_text(encoding="utf-8", errors="replace"), numbers)
+    except (LookupError, TypeError, AttributeError) as error:
+        found = f"found something else ({type(error).__name__}: {error})"
+        raise ValueError(f"{docs / FOLDER / NUMBERS}: expected this tool's numbers, {found}; {REWRITE}") from error
 
 
 def read_numbers(docs: Path) -> dict[str, Any]:
-    """The numbers of the last runs."""
-    return dict(json.loads((docs / FOLDER / NUMBERS).read_text(encoding="utf-8")))
+    """The numbers of the last runs. :raises ValueError: when the file is something else."""
+    path = docs / FOLDER / NUMBERS
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found something else ({error}); {REWRITE}") from error
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("sets"), list):
+        raise ValueError(f"{path}: expected an object with sets, found something else; {REWRITE}")
+    return numbers
 
 
 def to_json(numbers: Mapping[str, Any]) -> bytes:

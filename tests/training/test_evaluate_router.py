@@ -130,6 +130,23 @@ def test_the_page_is_held_to_the_numbers(docs: Path, tmp_path: Path) -> None:
     assert found.returncode == 1 and "27.32" in found.stderr and "expected" in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("numbers", "problem"),
+    [
+        (b"{", "expected JSON, found something else"),
+        (b"\xff", "expected JSON, found something else"),
+        (b"[]", "expected an object with sets"),
+        (b'{"sets": [5]}', "expected this tool's numbers"),
+    ],
+)
+def test_numbers_that_are_none_are_told(tmp_path: Path, numbers: bytes, problem: str) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / run.NUMBERS).write_bytes(numbers)
+    (tmp_path / run.PAGE).touch()
+    with pytest.raises(ValueError, match=f"{run.NUMBERS}: {problem}.*; take it from the repository"):
+        run.check(tmp_path)
+
+
 def test_sets_that_are_not_run_again_stay(sets: list[OutcomeSet], tmp_path: Path) -> None:
     run.evaluate(sets[:1], SCORERS[:1], features, tmp_path, SETTINGS, now_utc=NOW)
     numbers = run.evaluate(sets[3:], SCORERS[:2], features, tmp_path, SETTINGS, now_utc=NOW)
