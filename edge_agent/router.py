@@ -51,7 +51,7 @@ def scored_text(messages: Sequence[Message], kind: str = "last_user_message") ->
     said = [message.content for message in messages if message.role == "user"]
     if not said:
         return ""
-    short = len(said[-1].split()) <= CONTEXT_WORDS
+    short = len(said[-1].split(None, CONTEXT_WORDS)) <= CONTEXT_WORDS
     if kind == "last_user_message_in_context" and short and len(said) > 1:
         return f"{said[-2]}\n{said[-1]}"
     return said[-1]

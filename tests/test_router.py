@@ -373,10 +373,11 @@ def test_the_shipped_router_loads_and_says_what_it_is(shipped):
     assert (SHIPPED / "current").is_symlink()
     assert shipped.version == (SHIPPED / "current").resolve().name
     assert find_bundle(None, Path("nowhere")) == SHIPPED / "current"
-    figures = shipped.card.metrics["held_out"]["all"]
-    low, high = figures["apgr_95"]
-    assert low < figures["apgr"] < high
-    assert figures["apgr_random_95"][1] < low
+    for part in shipped.card.trained_on["parts"]:
+        low, high = shipped.card.metrics[part["label_set"]]["all"]["apgr_95"]
+        assert low < shipped.card.metrics[part["label_set"]]["all"]["apgr"] < high
+    assert {"score", "acceptable"} == set(shipped.card.heads)
+    assert shipped.card.trained_on["encoder_reason"]
 
 
 def test_the_shipped_router_is_deterministic_and_tells_texts_apart(shipped):

@@ -4,33 +4,34 @@ Without --labels it follows the recipe of the router that ships; see docs/router
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.router_card import read_card
+from edge_agent.router_card import NAME, read_card
 from edge_agent.router_store import switch
 from edge_agent.training.router_export import export_bundle, load_encoder
 from edge_agent.training.router_heads import HEADS
-from edge_agent.training.router_recipe import RECIPE, Ingredient, read_parts
+from edge_agent.training.router_recipe import ENCODER, ENCODER_REASON, RECIPE, Ingredient, read_parts
 from edge_agent.training.router_training import Settings, TrainedRouter, train_router
 from edge_agent.training.training_rows import LABEL_SOURCES
-
 
 DEFAULTS = Settings()
 
 
 def main() -> None:
     chosen = parse()
+    version = version_of(chosen.version)
     directory = chosen.encoder or encoder_of(chosen.output)
     recipe = [Ingredient.parse(text) for text in chosen.labels] if chosen.labels else list(RECIPE)
     recipe += [Ingredient.parse(text) for text in chosen.add]
     parts = read_parts(chosen.sets, recipe, directory, progress=tell)
     settings = Settings(chosen.head, chosen.cloud_share, chosen.seed)
-    router = train_router(parts, settings, progress=tell)
+    reason = ENCODER_REASON if directory.name == ENCODER else "chosen by hand"
+    router = train_router(parts, settings, {"encoder": directory.name, "encoder_reason": reason}, progress=tell)
     rule = f"sends {chosen.cloud_share:.0%} of the questions of {parts[0].name} to the cloud (train and dev)"
-    version = chosen.version or time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     tell("export, and parity with float32 on a thousand texts")
     encoder = load_encoder(directory)
     bundle = export_bundle(router, encoder, directory, chosen.output, version=version, rule=rule)
@@ -45,7 +46,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    targets = ", ".join(LABEL_SOURCES)
+    targets = ", ".join(f"'{name}'" for name in LABEL_SOURCES)
     teaches = f"a label set and what it teaches, the device's pair first; repeat for more. Targets: {targets}"
     add("--labels", action="append", metavar="DIR[=TARGET[*WEIGHT]]", help=teaches)
     add("--add", action="append", default=[], metavar="DIR[=...]", help="likewise, besides the recipe's or --labels")
@@ -58,6 +59,13 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of folds and random starts")
     add("--cloud-share", type=share, default=DEFAULTS.cloud_share, help="the threshold sends this share to the cloud")
     return parser.parse_args()
+
+
+def version_of(wished: str | None) -> str:
+    """The wished name, if a bundle can have it, else the time."""
+    if wished is not None and not re.fullmatch(NAME, wished):
+        raise ValueError(f"--version: expected letters, digits, . _ + or -, 64 at most, found {wished!r}")
+    return wished or time.strftime("%Y%m%d-%H%M%S", time.gmtime())
 
 
 def share(text: str) -> float:
@@ -95,5 +103,7 @@ def tell(line: str) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit("train_router: stopped; nothing was written")
     except (OSError, ValueError, EdgeAgentError) as error:
         sys.exit(f"train_router: {error}")

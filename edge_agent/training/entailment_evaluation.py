@@ -18,8 +18,8 @@ from edge_agent.training.answer_overlap import contained, normalised, overlap, t
 from edge_agent.training.entailment_pairs import GradedAnswer, Judged, answer_pair_cases, reference_cases
 from edge_agent.training.equivalences import FEATURES, Combination, EmbeddingEquivalence
 from edge_agent.training.evaluation import auroc, bootstrap
-from edge_agent.training.meaning import AnswerPair, Asked
 from edge_agent.training.logistic import fit_logistic, platt
+from edge_agent.training.meaning import AnswerPair, Asked
 
 Floats = npt.NDArray[np.float64]
 TASKS = ("reference", "short", "answers")

@@ -39,7 +39,10 @@ def read_ledger(path: Path) -> list[Configuration]:
     if not path.is_file():
         return []
     try:
-        return [Configuration(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError(f"a {type(rows).__name__}")
+        return [Configuration(**row) for row in rows]
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: expected a list of configurations, found something else ({error}); take it from the repository"

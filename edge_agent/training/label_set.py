@@ -81,9 +81,20 @@ def router_features(rows: Sequence[Mapping[str, Any]], encoder: str) -> Floats:
         known = sorted(name[10:] for name in (rows[0] if rows else {}) if name.startswith("embedding_"))
         known = [name for name in known if not name.endswith("_scale")]
         raise ValueError(f"{column}: expected embeddings of {encoder}, found those of {', '.join(known) or 'none'}")
-    embeddings = np.stack([restored(row[column], row[f"{column}_scale"]) for row in rows])
-    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return np.hstack([embeddings, np.array([row["text_features"] for row in rows], dtype=np.float32)])
+    embeddings = [restored(row[column] or b"", row[f"{column}_scale"] or 0.0) for row in rows]
+    for row, embedding in zip(rows, embeddings, strict=True):
+        features = row["text_features"] or []
+        if len(embedding) != len(embeddings[0]) or not 1e-6 < np.linalg.norm(embedding) < np.inf:
+            found = f"{len(embedding)} numbers of length {np.linalg.norm(embedding):g}"
+            raise ValueError(
+                f"{column}: expected a vector of {len(embeddings[0])}, found {found} in row {row['query_id']}"
+            )
+        if len(features) != len(text_features.NAMES) or not np.isfinite(features).all():
+            wanted = f"{len(text_features.NAMES)} numbers"
+            raise ValueError(f"text_features: expected {wanted}, found {features} in row {row['query_id']}")
+    vectors = np.stack(embeddings)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.hstack([vectors, np.array([row["text_features"] for row in rows], dtype=np.float32)])
 
 
 def with_inputs(
@@ -152,13 +163,25 @@ def write_label_set(directory: Path, rows: Sequence[Mapping[str, Any]], facts: M
 
 def read_label_set(directory: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(rows, card). :raises ValueError: when the labels are not the ones of the card, or for other features."""
-    card = dict(json.loads((directory / CARD).read_text(encoding="utf-8")))
-    if sha256((directory / LABELS).read_bytes()) != card["files"][LABELS]:
+    card = _read_card(directory / CARD)
+    if sha256((directory / LABELS).read_bytes()) != card["files"].get(LABELS):
         raise ValueError(f"{directory / LABELS}: expected the file of the card, found another; get the set again")
     found, expected = card.get("text_features"), {"version": text_features.VERSION, "names": list(text_features.NAMES)}
     if found != expected:
         raise ValueError(f"{directory / CARD}: text_features: expected {expected}, found {found}; make the set again")
     return label_rows.read_labels(directory / LABELS), card
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected the card of a label set, found no JSON ({error}); get the set again"
+        ) from error
+    if not isinstance(card, dict) or not all(isinstance(card.get(name, {}), dict) for name in ("files", "models")):
+        raise ValueError(f"{path}: expected the card of a label set, found {str(card)[:60]}; get the set again")
+    return {"files": {}, "models": {}} | card
 
 
 def questions_of(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> list[Question]:

@@ -50,6 +50,12 @@ RECIPE = (
 )
 """Chosen on train and dev rows (docs/experiments.md); no published outcome was looked at."""
 
+ENCODER = "minilm-l2-dc4143f6"
+ENCODER_REASON = (
+    "the knee of cross-validated APGR against latency and bytes (docs/evaluation/encoders.csv): .571 with two layers,"
+    " .569 with three, .550 with all six, .542 without any"
+)
+
 
 def read_parts(sets: Path, recipe: Sequence[Ingredient], encoder: Path, progress: Progress = str) -> list[Part]:
     """The label sets of a recipe; a directory that is not in `sets` is taken as it is.
@@ -77,7 +83,7 @@ def _read(directory: Path, encoder: Path) -> tuple[list[dict[str, Any]], str | N
     """The rows, and the SHA-256 of the local model, where it is known."""
     if (directory / CARD).is_file():
         rows, card = read_label_set(directory)
-        return rows, card.get("models", {}).get("local", {}).get("sha256")
+        return rows, dict(card["models"].get("local") or {}).get("sha256")
     if (directory / LABELS).is_file():
         return _embedded(read_labels(directory / LABELS), encoder), None
     raise FileNotFoundError(

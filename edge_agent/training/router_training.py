@@ -80,9 +80,15 @@ class TrainedRouter:
     trained_on: dict[str, Any]
 
 
-def train_router(parts: Sequence[Part], settings: Settings = Settings(), progress: Progress = str) -> TrainedRouter:
+def train_router(
+    parts: Sequence[Part],
+    settings: Settings = Settings(),
+    facts: Mapping[str, Any] | None = None,
+    progress: Progress = str,
+) -> TrainedRouter:
     """Trains both heads on the parts of a recipe; the first part is the pair of models the device will have.
 
+    :param facts: for the card's `trained_on`, besides what is known here.
     :raises ValueError: for too few rows, targets that are all the same or no numbers, or a first part that nobody
         graded; nothing is written in any case.
     """
@@ -101,7 +107,7 @@ def train_router(parts: Sequence[Part], settings: Settings = Settings(), progres
     test = first & rows.graded & (rows.split == "test")
     acceptable = heads["acceptable"].probabilities(rows.features[test])
     metrics["acceptable"] = calibration_figures(acceptable, rows.weak[test])
-    return TrainedRouter(heads, threshold, calibration, metrics, _trained_on(parts, settings, rows))
+    return TrainedRouter(heads, threshold, calibration, metrics, _trained_on(parts, settings, rows) | dict(facts or {}))
 
 
 def _check(parts: Sequence[Part], settings: Settings) -> None:
@@ -109,9 +115,14 @@ def _check(parts: Sequence[Part], settings: Settings) -> None:
         raise ValueError(f"head: expected one of {', '.join(HEADS)}, found {settings.head!r}")
     if not parts:
         raise ValueError("labels: expected at least one label set, found none")
-    graded = int(np.sum(parts[0].rows.graded))
-    if not graded:
+    rows = parts[0].rows
+    if not rows.graded.any():
         raise ValueError(f"labels: {parts[0].name}: expected rows with graded answers of both models, found none")
+    for split in ("dev", "test"):
+        if not (rows.graded & (rows.split == split)).any():
+            raise ValueError(
+                f"labels: {parts[0].name}: expected graded rows of the split {split}, found none; label more"
+            )
 
 
 def _pooled(parts: Sequence[Part]) -> tuple[TrainingRows, Floats, Floats]:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from edge_agent.training.label_set import read_label_set, router_features
 from edge_agent.training.labels import LabelRule, label
-from edge_agent.training.questions import OWN
 from edge_agent.training.logistic import Floats
+from edge_agent.training.questions import OWN
 from edge_agent.training.router_heads import Examples
 
 Row = Mapping[str, Any]
@@ -152,6 +152,9 @@ def read_training_rows(directory: Path, encoder: str) -> TrainingRows:
 def training_rows(rows: Sequence[Row], encoder: str) -> TrainingRows:
     """Label rows as arrays. :raises ValueError: for a target outside [0, 1] or without a number; names the row."""
     features = router_features(rows, encoder)
+    if unknown := [row for row in rows if row["split"] not in ("train", "dev", "test")]:
+        found = f"{unknown[0]['split']!r} in row {unknown[0]['query_id']}"
+        raise ValueError(f"split: expected train, dev or test, found {found}; make the set again")
     targets = {name: _column(rows, name, source) for name, source in LABEL_SOURCES.items()}
     dimension = features.shape[1] - len(rows[0]["text_features"])
     group = [row["template"] or row["query_id"] for row in rows]

@@ -135,7 +135,22 @@ def test_acceptable_learns_from_the_devices_own_model_alone(rows, trained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: {"split": "test"}, "labels: expected at least 50 rows with a target, found 0; label more"),
+        (lambda row: {"split": "test"}, "labels: made_up: expected graded rows of the split dev, found none"),
+        (lambda row: {"split": "dev" if row["split"] == "test" else row["split"]}, "of the split test, found none"),
+        (lambda row: {"split": "validation"}, "split: expected train, dev or test, found 'validation' in row q0"),
+        (
+            lambda row: {"strong_wins_soft": None, "insufficient": True},
+            "expected at least 50 rows with a target, found 0",
+        ),
+        (
+            lambda row: {"embedding_tiny": None} if row["query_id"] == "q3" else {},
+            "expected a vector of 8, found 0 .* q3",
+        ),
+        (
+            lambda row: {"embedding_tiny_scale": 0.0},
+            "embedding_tiny: expected a vector of 8, found 8 numbers of length 0",
+        ),
+        (lambda row: {"text_features": [1.0]}, r"text_features: expected 15 numbers, found \[1.0\] in row q0"),
         (
             lambda row: {"strong_wins_soft": 0.5},
             "expected different targets, found 240",
@@ -309,7 +324,11 @@ def test_the_tool_trains_and_publishes_from_label_sets(workshop):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--labels", "nowhere"], "train_router: nowhere: expected a label set .card.json. or labels .*, found neither"),
+        (
+            ["--labels", "nowhere"],
+            "train_router: nowhere: expected a label set .card.json. or labels .*, found neither",
+        ),
+        (["--labels", "pair", "--version", "../x"], "train_router: --version: expected letters, digits"),
         (["--cloud-share", "33"], "expected a share between 0 and 1, found 33"),
         (["--labels", "pair=entropy"], "train_router: target: expected one of entropy, paper's rule"),
         (
@@ -333,6 +352,13 @@ def test_a_damaged_label_set_stops_the_tool_and_the_old_router_stays(workshop):
     done = run(workshop, "--labels", "pair", "--publish")
     assert "expected the file of the card, found another" in done.stderr
     assert os.readlink(workshop / "router_models" / "current") == "tiny-1"
+
+
+@pytest.mark.parametrize("text", ["[]", "no card", '{"models": null}', '{"files": []}'])
+def test_a_card_that_is_none_is_named(workshop, text):
+    (workshop / "label_sets" / "pair" / CARD).write_text(text)
+    done = run(workshop, "--labels", "pair")
+    assert re.search(r"train_router: label_sets/pair/card.json: expected the card of a label set, found", done.stderr)
 
 
 def test_a_set_of_other_text_features_is_refused(workshop):
