@@ -142,7 +142,7 @@ def test_how_it_ended_is_said(exchange: Exchange, words: str) -> None:
 def test_every_error_class_has_words() -> None:
     not_in_a_row = {errors.ConfigError, errors.LogError, errors.DaemonError}
     not_in_a_row |= {errors.BatchError, errors.SyncError, errors.SyncRefused}
-    not_in_a_row |= {errors.InboxError, errors.DeviceConflict, errors.ObjectStoreError}
+    not_in_a_row |= {errors.InboxError, errors.DeviceConflict, errors.ObjectStoreError, errors.ThresholdError}
     classes = [errors.EdgeAgentError]
     for kind in classes:
         classes += [found for found in kind.__subclasses__() if found.__module__ == errors.__name__]
