@@ -107,7 +107,32 @@ def _summary(report: Report) -> str:
     if not rows:
         return ""
     header = ["", "questions", "APGR", "random routers", *(f"over {bar}" for bar in BARS)]
-    return f"## The shipped router\n\n{_table(header, rows)}"
+    return f"## The shipped router\n\n{_table(header, rows)}{_printed_summary(report)}"
+
+
+def _printed_summary(report: Report) -> str:
+    """One router of ours beside the best figure of each column that a paper printed, whichever router had it."""
+    header, rows = [""], dict[str, list[str]]()
+    for one in report["sets"]:
+        printed = published_rows(one["name"])
+        ours = next((row for row in one["rows"] if row.get("is_shipped")), None)
+        if not printed or ours is None:
+            continue
+        for name, title in CPT_TARGETS.items():
+            header.append(f"{one['name']}, {title}")
+            rows.setdefault("shipped, one router", []).append(f"{ours['figures'][name][0]:.1f}")
+            for paper in dict.fromkeys(row.paper for row in printed):
+                best = min((row for row in printed if row.paper == paper), key=lambda row: getattr(row, name))
+                cell = f"{getattr(best, name):.2f} ({best.router})"
+                rows.setdefault(f"best printed in {paper}", []).append(cell)
+    if not rows:
+        return ""
+    text = (
+        "\nBeside what was printed, the best router of each column (for arXiv 2406.18665 those are trained on GPT-4's"
+        " verdicts\nor on gold labels of MMLU). Neither paper gives intervals; arXiv 2502.11021 names gpt-4-0613, these"
+        " outcomes are of\ngpt-4-1106-preview. Lower is better.\n\n"
+    )
+    return text + _table(header, [[name, *cells] for name, cells in rows.items()])
 
 
 def _set_section(one: Report) -> str:
