@@ -6,6 +6,7 @@ and no padding, always: dynamic int8 scales are taken over the whole input, so p
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,12 @@ class Encoder:
             raise RouterError(f"{model}: expected output ['embedding'], found {outputs}; {RETAKE}")
         self.dimension = _last(self._session.get_outputs()[0].shape)
 
+    def reading(self, *, max_tokens: int, features: Sequence[str]) -> Encoder:
+        """The same tokenizer and graph for another card; shares their memory."""
+        other = copy.copy(self)
+        other.max_tokens, other._features = max_tokens, tuple(features)
+        return other
+
     def token_ids(self, text: str) -> list[int]:
         """The ids the graph sees: all of them, or the first and last half of `max_tokens`."""
         ids: list[int] = self._tokenizer.encode(text_features.excerpt(_valid(text))).ids
@@ -117,10 +124,13 @@ class RouterModel:
         self._encoder, self._head = encoder, head
 
     @classmethod
-    def load(cls, path: str | Path, *, n_threads: int = 1, public_key: str | None = None) -> RouterModel:
+    def load(
+        cls, path: str | Path, *, n_threads: int = 1, public_key: str | None = None, beside: RouterModel | None = None
+    ) -> RouterModel:
         """The router of a bundle directory, after every check its card allows, a self-test included.
 
         :param public_key: whose signature the card must have, see router_signature; None asks for none.
+        :param beside: another router that stays loaded; an encoder that is the same is shared with it.
         :raises RouterError: naming the file or field, what was expected, what was found and what to do.
         """
         bundle = Path(path).resolve()
@@ -130,13 +140,16 @@ class RouterModel:
         _check_features(bundle, card)
         verify_files(bundle, card)
         directory = (bundle / card.encoder).resolve()
-        encoder = Encoder(
-            directory,
-            inputs=card.encoder_inputs,
-            max_tokens=card.max_tokens,
-            n_threads=n_threads,
-            features=card.features,
-        )
+        if beside is not None and _encoder_of(beside.card) == _encoder_of(card):
+            encoder = beside._encoder.reading(max_tokens=card.max_tokens, features=card.features)
+        else:
+            encoder = Encoder(
+                directory,
+                inputs=card.encoder_inputs,
+                max_tokens=card.max_tokens,
+                n_threads=n_threads,
+                features=card.features,
+            )
         if encoder.dimension != card.dimension:
             found = f"found {encoder.dimension}; {RETAKE}"
             raise RouterError(f"{directory / ENCODER_MODEL}: expected embeddings of length {card.dimension}, {found}")
@@ -190,6 +203,11 @@ class RouterModel:
             if abs(score - pair["score"]) > GOLDEN_TOLERANCE:
                 expected = f"expected score {pair['score']:.3f} (within {GOLDEN_TOLERANCE}) for {pair['text'][:40]!r}"
                 raise RouterError(f"{self.path}: self-test: {expected}, found {score:.3f}; {RETAKE}")
+
+
+def _encoder_of(card: RouterCard) -> tuple[str, str, list[str]]:
+    """What two cards agree in when they have the same encoder: SHA-256 of graph and tokenizer, inputs."""
+    return card.files[card.encoder_model], card.files[card.tokenizer], sorted(card.encoder_inputs)
 
 
 def _check_features(bundle: Path, card: RouterCard) -> None:

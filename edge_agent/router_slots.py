@@ -94,11 +94,11 @@ def load_shadow(settings: Router, state_dir: Path, active: RouterModel | None) -
         bundle = next((place / named for place in places if (place / named).exists()), places[0] / named)
     if active is not None and bundle.resolve() == active.path:
         raise RouterError(f"router.shadow: expected a candidate, found the router in use ({named}); set it to null")
-    return _load(bundle, settings)
+    return _load(bundle, settings, beside=active)
 
 
-def _load(bundle: Path, settings: Router) -> RouterModel:
-    return RouterModel.load(bundle, n_threads=settings.n_threads, public_key=settings.public_key)
+def _load(bundle: Path, settings: Router, *, beside: RouterModel | None = None) -> RouterModel:
+    return RouterModel.load(bundle, n_threads=settings.n_threads, public_key=settings.public_key, beside=beside)
 
 
 def _reason(error: Exception) -> str:

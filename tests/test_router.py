@@ -131,6 +131,25 @@ def test_a_score_that_is_not_a_number_is_an_error(bundle):
         router.score_text("hello")
 
 
+def test_a_candidate_with_the_same_encoder_shares_it_and_keeps_its_own_card(bundle, tmp_path):
+    active = RouterModel.load(bundle)
+    candidate = make_tiny_router(tmp_path / "other", version="tiny-2")
+    edit_card(candidate, max_tokens=8, threshold=0.25)
+    shared, alone = RouterModel.load(candidate, beside=active), RouterModel.load(candidate)
+    assert shared._encoder._session is active._encoder._session
+    assert alone._encoder._session is not active._encoder._session
+    text = "word " * 10 + "hard " + "word " * 10
+    assert shared.score_text(text) == alone.score_text(text) < 0.5 < active.score_text(text)
+
+
+def test_another_encoder_is_not_shared(bundle, tmp_path):
+    active = RouterModel.load(bundle)
+    candidate = make_tiny_router(tmp_path / "other", version="tiny-2")
+    tokenizer = json.loads((candidate / encoder_file(candidate, "tokenizer.json")).read_text())
+    replace_file(candidate, encoder_file(candidate, "tokenizer.json"), json.dumps(tokenizer, indent=1).encode())
+    assert RouterModel.load(candidate, beside=active)._encoder._session is not active._encoder._session
+
+
 # What the device refuses
 
 
