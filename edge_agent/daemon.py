@@ -78,6 +78,7 @@ class Daemon:
             if isinstance(self.cloud, CloudModel):
                 stack.callback(self.cloud.close)
             self.routers.load()
+            give_back_memory()
             loading = time.monotonic()
             self.local = build_local(config, environ)
             self.load_s = time.monotonic() - loading
@@ -155,8 +156,7 @@ class Daemon:
             _LOGGER.info("router %s loaded (before: %s)", routers.active.version, old)
         else:
             _LOGGER.error("router %s stays in use", old)
-        with suppress(OSError, AttributeError):  # glibc keeps what the old sessions held: tens of MB a reload
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back_memory()
 
     def _reload_when_told(self) -> None:
         """One reload at a time; signals that come meanwhile ask for one more."""
@@ -218,6 +218,12 @@ class Daemon:
         if heartbeat != last_heartbeat or not self.local.busy:
             notify("WATCHDOG=1")
         loop.call_later(interval_s, self._watch, loop, interval_s, heartbeat)
+
+
+def give_back_memory() -> None:
+    """glibc keeps what loading a router took, and what an old one held: tens of MB."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _DrainingServer(uvicorn.Server):
