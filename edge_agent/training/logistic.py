@@ -45,8 +45,8 @@ def fit_logistic(features: Floats, targets: Floats, weights: Floats, *, l2: floa
 
 def platt(logits: Floats, targets: Floats, weights: Floats) -> tuple[float, float]:
     """(slope, offset) that make sigmoid(slope * logit + offset) calibrated; the slope is never negative."""
-    scale = float(np.std(logits)) or 1.0
-    rows = np.column_stack([logits / scale, np.ones(len(logits))])
+    centre, scale = float(np.average(logits, weights=weights)), float(np.std(logits)) or 1.0
+    rows = np.column_stack([(logits - centre) / scale, np.ones(len(logits))])
     theta = np.zeros(2)
     for _ in range(50):
         p = sigmoid(rows @ theta)
@@ -55,4 +55,8 @@ def platt(logits: Floats, targets: Floats, weights: Floats) -> tuple[float, floa
         theta -= step
         if np.abs(step).max() < 1e-10:
             break
-    return max(float(theta[0]), 0.0) / scale, float(theta[1])
+    if theta[0] < 0:  # the best without a slope is the share of positives
+        share = float(np.clip(np.average(targets, weights=weights), 1e-6, 1 - 1e-6))
+        return 0.0, float(np.log(share / (1 - share)))
+    slope = float(theta[0]) / scale
+    return slope, float(theta[1]) - slope * centre

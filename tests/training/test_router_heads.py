@@ -142,9 +142,20 @@ def test_platt_undoes_a_stretch_and_a_shift(stretch, shift):
     assert (slope * stretch, offset + slope * shift) == pytest.approx((1, 0), abs=1e-3)
 
 
+def test_platt_fits_raw_scores_that_hardly_differ():
+    """A similarity-weighted mean lies within hundredths of the base rate."""
+    logits = np.random.default_rng(0).normal(size=5000)
+    slope, offset = platt(0.7 + 1e-4 * logits, sigmoid(logits - 1), np.ones(5000))
+    assert sigmoid(slope * (0.7 + 1e-4 * logits) + offset) == pytest.approx(sigmoid(logits - 1), abs=1e-3)
+
+
 def test_platt_never_turns_a_score_around():
     logits = np.linspace(-1, 1, 100)
-    assert platt(logits, sigmoid(-logits), np.ones(100))[0] == 0
+    assert platt(logits, sigmoid(-logits), np.ones(100)) == pytest.approx((0, 0))
+    rare = sigmoid(-logits - 2)
+    slope, offset = platt(logits, rare, np.ones(100))
+    assert slope == 0
+    assert sigmoid(np.array([offset])) == pytest.approx(rare.mean())
 
 
 def test_stored_questions_are_kept_in_int8_steps():
