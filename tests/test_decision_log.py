@@ -53,9 +53,21 @@ def reader(log: DecisionLog) -> LogReader:
 
 
 def full(log: DecisionLog, is_full: bool) -> None:
-    """A disk with no room for another page of the file, or one with room again: SQLite's own SQLITE_FULL."""
-    pages = log._connection.execute("PRAGMA page_count").fetchone()[0] if is_full else 1 << 30
-    log._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+    """A disk with no room for another page of the file, or one with room again: SQLite's own SQLITE_FULL.
+
+    Set by the writer's thread, between two batches: a connection that two threads use at once tells neither the truth.
+    """
+    done = threading.Event()
+
+    def errand() -> None:
+        pages = log._connection.execute("PRAGMA page_count").fetchone()[0] if is_full else 1 << 30
+        log._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        done.set()
+
+    with log._changed:
+        log._errands.append(errand)
+        log._changed.notify()
+    assert done.wait(8)
 
 
 def wait_until(holds: Any, seconds: float = 8.0) -> None:
